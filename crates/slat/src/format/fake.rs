@@ -1,0 +1,164 @@
+//! A format that no hardware has, for model checking: tables of four entries, and bits that are shifted by the level,
+//! so that an entry used at the wrong level breaks at once.
+
+use super::{Change, Format, Geometry, Kind, Leaf};
+use crate::addr::{Hpa, Level};
+use crate::host::{Access, MemoryType, Permissions};
+
+/// Set in every valid word, beside the level it was made for.
+const VALID: u64 = 1 << 3;
+const TAG: u64 = 0b1111;
+const TAG_BITS: u32 = 4;
+const SHIFT_PER_LEVEL: u32 = 3;
+
+const LEAF: u64 = 1 << 0;
+const READ: u64 = 1 << 1;
+const WRITE: u64 = 1 << 2;
+const EXECUTE: u64 = 1 << 3;
+const MAY_WRITE: u64 = 1 << 4;
+const ACCESSED: u64 = 1 << 5;
+const MEMORY_SHIFT: u32 = 6;
+const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
+
+/// The fake format: 4 KiB pages, four entries a table, two to four levels, every level's leaves allowed below the root.
+///
+/// A word read at another level than the one it was made for makes the decoding panic: that is what the format is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fake {
+    geometry: Geometry,
+}
+
+impl Fake {
+    /// A tree of `levels` levels, 2 to 4. Panics on other values, in a const context at compile time.
+    pub const fn new(levels: u8) -> Self {
+        assert!(levels >= 2 && levels <= 4, "the fake format has two to four levels");
+        let root = Level::new(levels - 1);
+        let largest_leaf = Level::new(if levels == 2 { 1 } else { levels - 2 });
+        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()) }
+    }
+
+    const fn shift(level: Level) -> u32 {
+        TAG_BITS + SHIFT_PER_LEVEL * level.get() as u32
+    }
+
+    fn word(body: u64, level: Level) -> u64 {
+        body << Self::shift(level) | VALID | u64::from(level.get())
+    }
+
+    fn body(raw: u64, level: Level) -> u64 {
+        assert!(raw & TAG == VALID | u64::from(level.get()), "entry {raw:#x} was not made for {level}");
+        raw >> Self::shift(level)
+    }
+}
+
+impl Format for Fake {
+    const NAME: &'static str = "fake";
+    const LOCKED: u64 = 1 << 2;
+    const FROZEN: u64 = 1 << 2 | 1 << 4;
+    const SHARDS: usize = 2;
+    const REMEMBERED: usize = 2;
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn kind(&self, raw: u64, level: Level) -> Kind {
+        match raw {
+            Self::LOCKED => Kind::Locked,
+            Self::FROZEN => Kind::Frozen,
+            _ if raw & VALID == 0 => Kind::Empty,
+            _ if Self::body(raw, level) & LEAF != 0 => Kind::Leaf,
+            _ => Kind::Table,
+        }
+    }
+
+    fn table(&self, table: Hpa, level: Level) -> u64 {
+        Self::word(table.get() & ADDRESS, level)
+    }
+
+    fn table_address(&self, raw: u64, level: Level) -> Hpa {
+        Hpa::new(Self::body(raw, level) & ADDRESS)
+    }
+
+    fn leaf(&self, leaf: Leaf, level: Level) -> u64 {
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        let memory = match leaf.memory {
+            MemoryType::Normal => 0,
+            MemoryType::NonCacheable => 1,
+            MemoryType::Device => 2,
+        };
+        let body = (leaf.hpa.get() & ADDRESS)
+            | LEAF
+            | bit(leaf.permissions.read, READ)
+            | bit(leaf.permissions.write, WRITE)
+            | bit(leaf.permissions.execute, EXECUTE)
+            | bit(leaf.may_write, MAY_WRITE)
+            | bit(leaf.accessed, ACCESSED)
+            | memory << MEMORY_SHIFT;
+        Self::word(body, level)
+    }
+
+    fn decode(&self, raw: u64, level: Level) -> Leaf {
+        let body = Self::body(raw, level);
+        Leaf {
+            hpa: Hpa::new(body & ADDRESS),
+            permissions: Permissions { read: body & READ != 0, write: body & WRITE != 0, execute: body & EXECUTE != 0 },
+            may_write: body & MAY_WRITE != 0,
+            memory: match (body & MEMORY) >> MEMORY_SHIFT {
+                0 => MemoryType::Normal,
+                1 => MemoryType::NonCacheable,
+                _ => MemoryType::Device,
+            },
+            accessed: body & ACCESSED != 0,
+        }
+    }
+
+    fn permits(&self, raw: u64, level: Level, access: Access) -> bool {
+        let needed = match access {
+            Access::Read => READ | ACCESSED,
+            Access::Write => WRITE | ACCESSED,
+            Access::Execute => EXECUTE | ACCESSED,
+        };
+        Self::body(raw, level) & needed == needed
+    }
+
+    fn is_writable(&self, raw: u64, level: Level) -> bool {
+        Self::body(raw, level) & WRITE != 0
+    }
+
+    fn may_write(&self, raw: u64, level: Level) -> bool {
+        Self::body(raw, level) & MAY_WRITE != 0
+    }
+
+    fn made_writable(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) | WRITE | ACCESSED, level)
+    }
+
+    fn made_accessed(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) | ACCESSED, level)
+    }
+
+    fn write_protected(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) & !WRITE, level)
+    }
+
+    fn write_revoked(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) & !(WRITE | MAY_WRITE), level)
+    }
+
+    fn change(&self, old: u64, new: u64, level: Level) -> Change {
+        let (old, new) = (Self::body(old, level), Self::body(new, level));
+        let permissions = READ | WRITE | EXECUTE | ACCESSED;
+        match (old ^ new) & !(permissions | MAY_WRITE) {
+            0 if old & !new & permissions == 0 => Change::Free,
+            0 => Change::Flush,
+            _ => Change::Break,
+        }
+    }
+}
+
+const _: () = {
+    assert!(Fake::LOCKED & VALID == 0 && Fake::FROZEN & VALID == 0 && Fake::LOCKED != Fake::FROZEN);
+    assert!(Fake::new(3).geometry.address_bits() == 18 && Fake::new(3).geometry.entries() == 4);
+};

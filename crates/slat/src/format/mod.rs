@@ -1,0 +1,117 @@
+//! What an entry's bits mean: pure functions, one file per architecture.
+//!
+//! A format reads no memory, knows no atomics and contains no `unsafe`. [`exemplar`] documents the contract in code.
+
+mod arm64;
+pub mod exemplar;
+mod fake;
+mod geometry;
+
+pub use arm64::{Arm64, Arm64Error};
+pub use fake::Fake;
+pub use geometry::Geometry;
+
+use crate::addr::{Hpa, Level};
+use crate::host::{Access, MemoryType, Permissions};
+
+/// An entry format of one architecture's second stage, with its run-time configuration (address size, features).
+///
+/// A format's words have these states: *empty* (the word 0), *locked*, *frozen*, *table* and *leaf*. To the hardware the
+/// first three must be invalid, and the three must differ in a bit that no valid entry's decoding depends on.
+pub trait Format: Copy + Send + Sync + 'static {
+    /// The format's name, as commands take it: lower case, words joined by `-`.
+    const NAME: &'static str;
+    /// The word of an entry that one owner is changing. Invalid to the hardware, not 0.
+    const LOCKED: u64;
+    /// The word of an entry whose table was unlinked. Invalid to the hardware, not 0.
+    const FROZEN: u64;
+    /// Into how many counters the regions of invalidations are folded; a power of two.
+    const SHARDS: usize = 64;
+    /// How many of its last events each shard remembers, so that a fault retries on overlap only; a power of two.
+    const REMEMBERED: usize = 16;
+
+    /// Levels, index widths and leaf sizes.
+    fn geometry(&self) -> Geometry;
+
+    /// The state of a word that was read at `level`.
+    fn kind(&self, raw: u64, level: Level) -> Kind;
+
+    /// The entry that points to the table at `table`, from `level` (never the page level).
+    fn table(&self, table: Hpa, level: Level) -> u64;
+
+    /// The table that a [`Kind::Table`] entry read at `level` points to.
+    fn table_address(&self, raw: u64, level: Level) -> Hpa;
+
+    /// The leaf that maps `leaf` at `level`.
+    fn leaf(&self, leaf: Leaf, level: Level) -> u64;
+
+    /// What a [`Kind::Leaf`] word read at `level` says.
+    fn decode(&self, raw: u64, level: Level) -> Leaf;
+
+    /// Whether hardware performs `access` through a [`Kind::Leaf`] word read at `level` without a fault, the accessed
+    /// flag included.
+    fn permits(&self, raw: u64, level: Level, access: Access) -> bool;
+
+    /// Whether the hardware may write through a [`Kind::Leaf`] word read at `level`.
+    fn is_writable(&self, raw: u64, level: Level) -> bool;
+
+    /// Whether a [`Kind::Leaf`] word read at `level` may be made writable again: slot and host allow it, only the
+    /// dirty log withholds it.
+    fn may_write(&self, raw: u64, level: Level) -> bool;
+
+    /// The leaf word made writable, accessed and (where the format has it) dirty.
+    fn made_writable(&self, raw: u64, level: Level) -> u64;
+
+    /// The leaf word made accessed.
+    fn made_accessed(&self, raw: u64, level: Level) -> u64;
+
+    /// The leaf word with write permission withheld; `may_write` stays as it is.
+    fn write_protected(&self, raw: u64, level: Level) -> u64;
+
+    /// The leaf word with write permission withdrawn for good: `may_write` goes, too.
+    fn write_revoked(&self, raw: u64, level: Level) -> u64;
+
+    /// What changing a valid entry of `level` from `old` to `new` needs from TLB maintenance.
+    fn change(&self, old: u64, new: u64, level: Level) -> Change;
+}
+
+/// The state of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Nothing is mapped here, and nothing is cached of what may have been.
+    Empty,
+    /// One owner is changing the entry, for a bounded time.
+    Locked,
+    /// The entry's table was unlinked: start again from the root.
+    Frozen,
+    /// The entry points to a table of the level below.
+    Table,
+    /// The entry maps memory.
+    Leaf,
+}
+
+/// What a leaf says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The host memory it maps, aligned to the leaf's size.
+    pub hpa: Hpa,
+    /// What the hardware allows now.
+    pub permissions: Permissions,
+    /// Software's note that slot and host allow writing, whatever the dirty log withholds.
+    pub may_write: bool,
+    /// How the memory is accessed.
+    pub memory: MemoryType,
+    /// The accessed flag: without it the next access faults, or hardware sets it.
+    pub accessed: bool,
+}
+
+/// What changing one valid entry to another needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Nothing beyond the store: a stale copy is harmless, its user faults and finds the new entry.
+    Free,
+    /// A flush before the change may be relied on.
+    Flush,
+    /// Break-before-make: an invalid entry and a flush in between (R1).
+    Break,
+}
