@@ -8,4 +8,13 @@ pub mod addr;
 pub mod format;
 #[allow(unsafe_code)]
 pub mod host;
+#[allow(unsafe_code)]
+mod reclaim;
+mod space;
 pub mod sync;
+#[allow(unsafe_code)]
+mod table;
+mod tlb;
+pub mod vm;
+
+pub use reclaim::OutOfMemory;

@@ -1,0 +1,209 @@
+//! Withholding write permission from a range, page by page or block by block.
+
+use super::{Reached, Selection, Split, Visit};
+use crate::addr::{Gpa, GpaRange, Level};
+use crate::format::{Format, Kind};
+use crate::host::{Hint, Host};
+use crate::table::{Cache, Entry, Position};
+use crate::tlb::Gather;
+
+use super::shard::Raised;
+
+/// What is taken from a leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    /// Write permission, for the dirty log: a fault gives it back.
+    Write,
+    /// Write permission and the note that it may come back: slot or host have withdrawn it (R6).
+    WriteForGood,
+}
+
+/// One protecting operation, from its first entry to its flush.
+#[must_use = "a protection has to be closed"]
+pub(crate) struct Protection {
+    what: What,
+    gather: Gather,
+    raised: Raised,
+    /// Leaves in here had nothing to lose; somebody else may have protected them and not flushed yet (R8).
+    untouched: Option<GpaRange>,
+    /// Entries changed.
+    pub(crate) changed: u64,
+    /// Whether a block was protected whole although only a part of it was meant.
+    pub(crate) widened: bool,
+}
+
+impl Protection {
+    pub(crate) fn new(gather: Gather, what: What) -> Self {
+        Self { what, gather, raised: Raised::none(), untouched: None, changed: 0, widened: false }
+    }
+
+    /// Protects the pages that `selection` names, visiting at most `budget` entries (and at least one).
+    ///
+    /// `cache` is for blocks that are meant only in part: they are split if it holds a table, else protected whole.
+    pub(crate) fn run<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        selection: &impl Selection,
+        cache: &mut Cache,
+        budget: u64,
+    ) -> Reached {
+        let shift = visit.space.geometry().page_shift();
+        let mut page = 0;
+        let mut visited = 0;
+        while let Some(next) = selection.next(page) {
+            page = next;
+            if visited >= budget {
+                break;
+            }
+            let Some(position) = visit.walk(Gpa::new(page << shift), Level::PAGE) else {
+                return Reached { next: None, visited };
+            };
+            let (after, entries) = match position.level {
+                Level::PAGE => self.pages(visit, position, page, selection, budget - visited),
+                _ => (self.upper(visit, position, page, selection, cache), 1),
+            };
+            page = after;
+            visited += entries;
+        }
+        Reached { next: selection.next(page).map(|page| Gpa::new(page << shift)), visited }
+    }
+
+    /// Flushes what was protected, and what others protected in the same place and have not flushed yet.
+    pub(crate) fn close<H: Host, F: Format>(&mut self, visit: Visit<'_, H, F>) {
+        let shards = &visit.space.shards;
+        if let Some(range) = self.untouched.take()
+            && shards.unflushed_by_others(range, &self.raised)
+        {
+            self.gather.leaves_of(range, Hint::Unknown);
+        }
+        let _flushed = self.gather.close(&visit.space.host, visit.tally);
+        shards.lower_unflushed(core::mem::replace(&mut self.raised, Raised::none()));
+    }
+
+    /// The selected entries of one table of pages, from `page` on; the page after the last one seen, and how many were
+    /// visited.
+    fn pages<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        position: Position<'_, H>,
+        page: u64,
+        selection: &impl Selection,
+        budget: u64,
+    ) -> (u64, u64) {
+        let base = page - position.index as u64;
+        let end = base + visit.space.geometry().entries() as u64;
+        let (mut page, mut visited) = (page, 0);
+        while page < end && visited < budget {
+            let index = (page - base) as usize;
+            let position = Position { index, raw: position.table.entry(index).load(), ..position };
+            visited += 1;
+            match visit.space.format.kind(position.raw, Level::PAGE) {
+                Kind::Leaf => {
+                    if !self.leaf(visit, position.entry(), position.raw, page, Level::PAGE) {
+                        return (page, visited); // from the root again
+                    }
+                }
+                Kind::Locked => {
+                    self.wait(visit, position);
+                    continue; // look at the same entry again
+                }
+                Kind::Frozen => return (page, visited), // from the root again
+                Kind::Empty | Kind::Table => {}
+            }
+            match selection.next(page + 1) {
+                Some(next) => page = next,
+                None => return (end.max(page + 1), visited),
+            }
+        }
+        (page, visited)
+    }
+
+    /// An entry above the page level that is not a table; the page where to go on.
+    fn upper<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        position: Position<'_, H>,
+        page: u64,
+        selection: &impl Selection,
+        cache: &mut Cache,
+    ) -> u64 {
+        let format = visit.space.format;
+        let geometry = visit.space.geometry();
+        let count = geometry.pages(position.level);
+        let first = page & !(count - 1);
+        match format.kind(position.raw, position.level) {
+            Kind::Empty => first + count,
+            Kind::Locked => {
+                self.wait(visit, position);
+                page
+            }
+            Kind::Frozen | Kind::Table => page,
+            Kind::Leaf => {
+                let whole = selection.covers(first, count);
+                if !whole && self.takes_from(format, position.raw, position.level) {
+                    match visit.split(position, Gpa::new(page << geometry.page_shift()), cache) {
+                        Split::Done | Split::Lost => return page,
+                        Split::NoTable => self.widened = true,
+                    }
+                }
+                match self.leaf(visit, position.entry(), position.raw, first, position.level) {
+                    true => first + count,
+                    false => page,
+                }
+            }
+        }
+    }
+
+    fn takes_from<F: Format>(&self, format: F, raw: u64, level: Level) -> bool {
+        self.applied(format, raw, level) != raw
+    }
+
+    #[inline]
+    fn applied<F: Format>(&self, format: F, raw: u64, level: Level) -> u64 {
+        match self.what {
+            What::Write => format.write_protected(raw, level),
+            What::WriteForGood => format.write_revoked(raw, level),
+        }
+    }
+
+    /// Protects one leaf, however often hardware or another thread changes it meanwhile; false when it is no leaf any
+    /// more, and the path has to be walked again.
+    #[inline]
+    fn leaf<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        entry: Entry<'_, H::Atomics>,
+        seen: u64,
+        first_page: u64,
+        level: Level,
+    ) -> bool {
+        let (space, format) = (visit.space, visit.space.format);
+        let gpa = Gpa::new(first_page << space.geometry().page_shift());
+        let mut raw = seen;
+        while format.kind(raw, level) == Kind::Leaf {
+            let new = self.applied(format, raw, level);
+            if new == raw {
+                let span = visit.span(gpa, level);
+                self.untouched = Some(self.untouched.map_or(span, |untouched| untouched.hull(span)));
+                return true;
+            }
+            // Counted before the change: whoever finds the leaf protected finds the count up, or the flush done (R8).
+            space.shards.raise_unflushed(gpa, &mut self.raised);
+            match entry.change(raw, new) {
+                Ok(()) => {
+                    self.gather.leaf(visit.span(gpa, level), level);
+                    self.changed += 1;
+                    return true;
+                }
+                Err(found) => raw = found,
+            }
+        }
+        false
+    }
+
+    /// An operation waits at a locked entry only with its own gather closed (R4).
+    fn wait<H: Host, F: Format>(&mut self, visit: Visit<'_, H, F>, position: Position<'_, H>) {
+        self.close(visit);
+        visit.wait_unlocked(position);
+    }
+}

@@ -1,0 +1,202 @@
+//! Removing what a range maps: leaves entry by entry, tables cut off at the top.
+
+use super::{Reached, Split, Visit};
+use crate::addr::{Gpa, GpaRange, Level};
+use crate::format::{Format, Kind};
+use crate::host::Host;
+use crate::reclaim::Subtree;
+use crate::table::{Cache, Position, TableRef};
+use crate::tlb::Gather;
+
+/// Runs of locked leaves that one removal can hold.
+const RUNS: usize = 16;
+/// Cut tables that one removal can hold.
+pub(crate) const CUTS: usize = 16;
+
+/// Entries locked by one removal, from the first locking to the flush: they stay locked until nothing of them is cached.
+#[must_use = "a removal has to be closed"]
+pub(crate) struct Removal<'s, H: Host> {
+    gather: Gather,
+    runs: [Option<Run<'s, H>>; RUNS],
+    cuts: [Option<Cut<'s, H>>; CUTS],
+    /// How many more tables may be cut: the room in the handle's limbo.
+    may_cut: usize,
+    /// Entries removed.
+    pub(crate) changed: u64,
+    /// Whether a block was removed whole although only a part of it was meant.
+    pub(crate) widened: bool,
+}
+
+/// Neighbouring leaves of one table.
+struct Run<'s, H: Host> {
+    table: TableRef<'s, H>,
+    first: usize,
+    count: usize,
+    /// The guest address after the last one.
+    end: Gpa,
+}
+
+struct Cut<'s, H: Host> {
+    position: Position<'s, H>,
+    subtree: Subtree,
+}
+
+/// What one look at an entry came to.
+enum Next {
+    /// Go on at this address.
+    At(Gpa),
+    /// Nothing more can be held: close, and go on with a new removal.
+    Full,
+}
+
+impl<'s, H: Host> Removal<'s, H> {
+    pub(crate) fn new(gather: Gather, may_cut: usize) -> Self {
+        Self {
+            gather,
+            runs: [const { None }; RUNS],
+            cuts: [const { None }; CUTS],
+            may_cut: may_cut.min(CUTS),
+            changed: 0,
+            widened: false,
+        }
+    }
+
+    /// Locks what `range` maps, visiting at most `budget` entries (and at least one), or until no more can be held.
+    ///
+    /// `cache` is for blocks that the range covers in part: they are split if it holds a table, else removed whole.
+    pub(crate) fn run<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        range: GpaRange,
+        cache: &mut Cache,
+        budget: u64,
+    ) -> Reached {
+        let mut at = range.start();
+        let mut visited = 0;
+        while at < range.end() {
+            if visited >= budget {
+                return Reached { next: Some(at), visited };
+            }
+            let Some(position) = self.walk(visit, range, at) else {
+                return Reached { next: None, visited };
+            };
+            visited += 1;
+            match self.entry(visit, position, range, at, cache) {
+                Next::At(next) => at = next,
+                Next::Full => return Reached { next: Some(at), visited },
+            }
+        }
+        Reached { next: None, visited }
+    }
+
+    /// Flushes what was locked, empties the entries, and hands the cut tables to `retire`.
+    pub(crate) fn close<F: Format>(&mut self, visit: Visit<'s, H, F>, mut retire: impl FnMut(Subtree)) {
+        let flushed = self.gather.close(&visit.space.host, visit.tally);
+        for run in self.runs.iter_mut().filter_map(Option::take) {
+            (run.first..run.first + run.count).for_each(|index| run.table.entry(index).emptied(&flushed));
+        }
+        for cut in self.cuts.iter_mut().filter_map(Option::take) {
+            cut.position.entry().emptied(&flushed);
+            visit.tally.retired_subtree();
+            retire(cut.subtree);
+        }
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.runs[0].is_none() && self.cuts[0].is_none()
+    }
+
+    /// Down to the first entry that is no table, or a table that the range covers and that may be cut.
+    fn walk<F: Format>(&self, visit: Visit<'s, H, F>, range: GpaRange, at: Gpa) -> Option<Position<'s, H>> {
+        let mut position = visit.at_root(at)?;
+        while visit.space.format.kind(position.raw, position.level) == Kind::Table
+            && !self.cuts_off(visit, position, range, at)
+        {
+            position = visit.below(position, at);
+        }
+        Some(position)
+    }
+
+    fn cuts_off<F: Format>(&self, visit: Visit<'s, H, F>, position: Position<'s, H>, range: GpaRange, at: Gpa) -> bool {
+        self.may_cut > 0 && range.covers(visit.span(at, position.level))
+    }
+
+    fn entry<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        position: Position<'s, H>,
+        range: GpaRange,
+        at: Gpa,
+        cache: &mut Cache,
+    ) -> Next {
+        let span = visit.span(at, position.level);
+        match visit.space.format.kind(position.raw, position.level) {
+            Kind::Empty => Next::At(span.end()),
+            Kind::Frozen => Next::At(at),
+            Kind::Locked if self.holds_nothing() => {
+                visit.wait_unlocked(position);
+                Next::At(at)
+            }
+            // An operation waits at a locked entry only with its own gather closed (R4).
+            Kind::Locked => Next::Full,
+            Kind::Table => self.cut(visit, position, span, at),
+            Kind::Leaf if range.covers(span) => self.leaf(visit, position, span, at),
+            // Nothing but this gather's removals happens while it holds entries (R1): close before the split.
+            Kind::Leaf if cache.len() > 0 && !self.holds_nothing() => Next::Full,
+            Kind::Leaf => match visit.split(position, at, cache) {
+                Split::Done | Split::Lost => Next::At(at),
+                Split::NoTable => {
+                    self.widened = true;
+                    self.leaf(visit, position, span, at)
+                }
+            },
+        }
+    }
+
+    fn leaf<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, span: GpaRange, at: Gpa) -> Next {
+        let Some(run) = self.run_for(position, span) else { return Next::Full };
+        if position.entry().change(position.raw, F::LOCKED).is_err() {
+            return Next::At(at);
+        }
+        match &mut self.runs[run] {
+            Some(run) => (run.count, run.end) = (run.count + 1, span.end()),
+            free => *free = Some(Run { table: position.table, first: position.index, count: 1, end: span.end() }),
+        }
+        self.gather.leaf(span, position.level);
+        visit.tally.unmapped(position.level, 1);
+        self.changed += 1;
+        Next::At(span.end())
+    }
+
+    /// The run that this leaf extends, or a free place for a new one.
+    fn run_for(&self, position: Position<'s, H>, span: GpaRange) -> Option<usize> {
+        let free = self.runs.iter().position(Option::is_none);
+        let last = free.unwrap_or(RUNS).checked_sub(1);
+        let extends = |run: &Run<'s, H>| run.end == span.start() && run.first + run.count == position.index;
+        match last {
+            Some(last) if self.runs[last].as_ref().is_some_and(extends) => Some(last),
+            _ => free,
+        }
+    }
+
+    fn cut<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, span: GpaRange, at: Gpa) -> Next {
+        let Some(free) = self.cuts.iter().position(Option::is_none) else { return Next::Full };
+        if position.entry().change(position.raw, F::LOCKED).is_err() {
+            return Next::At(at);
+        }
+        let format = visit.space.format;
+        let table = format.table_address(position.raw, position.level);
+        let subtree = Subtree::new(format, table, position.level.below().unwrap_or(Level::PAGE));
+        self.cuts[free] = Some(Cut { position, subtree });
+        self.may_cut -= 1;
+        self.gather.table(span);
+        self.changed += 1;
+        Next::At(span.end())
+    }
+}
+
+impl<H: Host> Drop for Removal<'_, H> {
+    fn drop(&mut self) {
+        debug_assert!(self.holds_nothing(), "a removal was dropped with its entries locked");
+    }
+}

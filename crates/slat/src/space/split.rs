@@ -1,0 +1,68 @@
+//! Splitting a leaf into a table of leaves that map the same memory: populated before it is linked, one break.
+
+use super::Visit;
+use crate::addr::{Gpa, Hpa};
+use crate::format::{Change, Format, Leaf};
+use crate::host::Host;
+use crate::table::{Cache, Position, TableRef};
+
+/// What became of a leaf that was to be split.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// A table is there now.
+    Done,
+    /// Somebody else changed the entry first.
+    Lost,
+    /// The handle carries no table for it.
+    NoTable,
+}
+
+impl<'s, H: Host, F: Format> Visit<'s, H, F> {
+    /// Splits the leaf seen at `position`, above the page level, which covers `gpa`.
+    ///
+    /// The children say what the leaf said when it was seen; the break is a compare-and-swap from that value, so a
+    /// change in between, by hardware or a protection, makes it fail. No answer of the embedder's is published anew, so
+    /// R4's check is not needed: an invalidation waits at the locked entry and then finds the table.
+    #[cold]
+    pub(crate) fn split(self, position: Position<'s, H>, gpa: Gpa, cache: &mut Cache) -> Split {
+        let format = self.space.format;
+        let Some(table) = cache.pop() else { return Split::NoTable };
+        let child = TableRef::unlinked(&self.space.host, table);
+        self.populate(child, position);
+        let linked = format.table(table, position.level);
+        let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
+            (0..format.geometry().entries()).for_each(|index| child.write(index, 0));
+            cache.push(table);
+            return Split::Lost;
+        };
+        if format.change(position.raw, linked, position.level) == Change::Free {
+            broken.replace_unflushed(linked);
+        } else {
+            let mut gather = self.space.gather();
+            gather.leaf(self.span(gpa, position.level), position.level);
+            let flushed = gather.close(&self.space.host, self.tally);
+            broken.make(&flushed, linked);
+        }
+        self.count_split(position);
+        Split::Done
+    }
+
+    fn populate(self, child: TableRef<'s, H>, position: Position<'s, H>) {
+        let format = self.space.format;
+        let geometry = format.geometry();
+        let Some(below) = position.level.below() else { return };
+        let whole = format.decode(position.raw, position.level);
+        for index in 0..geometry.entries() {
+            let hpa = Hpa::new(whole.hpa.get() + ((index as u64) << geometry.shift(below)));
+            child.write(index, format.leaf(Leaf { hpa, ..whole }, below));
+        }
+    }
+
+    fn count_split(self, position: Position<'s, H>) {
+        self.tally.split();
+        self.tally.unmapped(position.level, 1);
+        if let Some(below) = position.level.below() {
+            self.tally.mapped(below, self.space.format.geometry().entries() as u64);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Entries that many threads change at once, the walk to them, and the pages that new tables are made of.
+
+mod cache;
+mod entry;
+mod tally;
+mod walk;
+
+pub(crate) use cache::Cache;
+pub(crate) use entry::Entry;
+pub(crate) use tally::{Counts, Tally};
+pub(crate) use walk::{Position, Root, TableRef};

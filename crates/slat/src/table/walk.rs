@@ -1,0 +1,159 @@
+//! The walk from the root to an entry.
+
+use super::Entry;
+use crate::addr::{Gpa, Hpa, Level};
+use crate::format::{Format, Kind};
+use crate::host::{TableMemory, Word};
+use crate::reclaim::Section;
+use crate::sync::{Ordering, Word as _};
+
+/// A table that cannot be freed during `'s`.
+pub(crate) struct TableRef<'s, H: TableMemory> {
+    words: &'s [Word<H>],
+}
+
+impl<H: TableMemory> Clone for TableRef<'_, H> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<H: TableMemory> Copy for TableRef<'_, H> {}
+
+impl<'s, H: TableMemory> TableRef<'s, H> {
+    /// The entry at `index`.
+    #[inline(always)]
+    pub(crate) fn entry(self, index: usize) -> Entry<'s, H::Atomics> {
+        Entry::new(&self.words[index])
+    }
+
+    /// A table that is linked nowhere yet, from a handle's cache: `write` fills it with plain stores.
+    ///
+    /// `table` is a table that the caller took from its [`Cache`](super::Cache).
+    pub(crate) fn unlinked(host: &'s H, table: Hpa) -> Self {
+        // SAFETY: the caller owns the table, which was allocated by this host and is linked nowhere: it stays allocated
+        // at least until the caller links it or gives it back.
+        Self { words: unsafe { host.words(table) } }
+    }
+
+    /// Stores into a table that is linked nowhere yet.
+    #[inline(always)]
+    pub(crate) fn write(self, index: usize, raw: u64) {
+        self.words[index].store(raw, Ordering::Relaxed);
+    }
+}
+
+/// Where a tree starts: its root's address, or that it is gone.
+pub(crate) struct Root<H: TableMemory> {
+    word: Word<H>,
+}
+
+/// Not the address of any table: tables are aligned.
+const GONE: u64 = 1;
+
+impl<H: TableMemory> Root<H> {
+    pub(crate) fn new(root: Hpa) -> Self {
+        Self { word: Word::<H>::new(root.get()) }
+    }
+
+    /// The root now; `None` after [`detach`](Self::detach).
+    #[inline(always)]
+    pub(crate) fn load(&self) -> Option<Hpa> {
+        match self.word.load(Ordering::Acquire) {
+            GONE => None,
+            root => Some(Hpa::new(root)),
+        }
+    }
+
+    /// Cuts the tree off; its old root for the one caller that did it.
+    pub(crate) fn detach(&self) -> Option<Hpa> {
+        match self.word.swap(GONE, Ordering::AcqRel) {
+            GONE => None,
+            root => Some(Hpa::new(root)),
+        }
+    }
+}
+
+/// An entry that a walk has reached, and the value it saw there.
+pub(crate) struct Position<'s, H: TableMemory> {
+    /// The table below the root, or the part of a concatenated root, that holds the entry.
+    pub(crate) table: TableRef<'s, H>,
+    pub(crate) index: usize,
+    pub(crate) level: Level,
+    pub(crate) raw: u64,
+}
+
+impl<H: TableMemory> Clone for Position<'_, H> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<H: TableMemory> Copy for Position<'_, H> {}
+
+impl<'s, H: TableMemory> Position<'s, H> {
+    /// The entry of the root that covers `gpa`, an address inside the format's address space.
+    #[inline(always)]
+    pub(crate) fn at_root<F: Format>(
+        host: &'s H,
+        format: F,
+        _section: &'s Section<'_, H::Atomics>,
+        root: Hpa,
+        gpa: Gpa,
+    ) -> Self {
+        let geometry = format.geometry();
+        let index = geometry.root_index(gpa);
+        let (part, index) = (index / geometry.entries(), index % geometry.entries());
+        let table = Hpa::new(root.get() + part as u64 * geometry.table_bytes());
+        // SAFETY: a root is one allocation of `root_tables` tables, and `part` is below that. It was loaded inside this
+        // section, or by it, and what a section can reach is not freed before the section is over.
+        let words = unsafe { host.words(table) };
+        Self::load(TableRef { words }, index, geometry.root_level())
+    }
+
+    /// The entry below this one, which was seen to be a table, that covers `gpa`.
+    #[inline(always)]
+    pub(crate) fn below<F: Format>(
+        self,
+        host: &'s H,
+        format: F,
+        _section: &'s Section<'_, H::Atomics>,
+        gpa: Gpa,
+    ) -> Self {
+        let table = format.table_address(self.raw, self.level);
+        // A table entry of the page level would be a format's mistake: stay there rather than wrap.
+        let level = self.level.below().unwrap_or(Level::PAGE);
+        // SAFETY: the address was read from a live entry inside this section (Acquire, pairing with the Release that
+        // linked the table after it was zeroed or filled). Whoever unlinks the table frees it behind a grace period.
+        let words = unsafe { host.words(table) };
+        Self::load(TableRef { words }, format.geometry().index(gpa, level), level)
+    }
+
+    /// Walks on down while the entry is a table and above `lowest`.
+    #[inline(always)]
+    pub(crate) fn descend<F: Format>(
+        mut self,
+        host: &'s H,
+        format: F,
+        section: &'s Section<'_, H::Atomics>,
+        gpa: Gpa,
+        lowest: Level,
+    ) -> Self {
+        while self.level > lowest && format.kind(self.raw, self.level) == Kind::Table {
+            self = self.below(host, format, section, gpa);
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn load(table: TableRef<'s, H>, index: usize, level: Level) -> Self {
+        let raw = table.entry(index).load();
+        Self { table, index, level, raw }
+    }
+
+    /// The entry itself.
+    #[inline(always)]
+    pub(crate) fn entry(&self) -> Entry<'s, H::Atomics> {
+        self.table.entry(self.index)
+    }
+}

@@ -1,0 +1,188 @@
+//! The dirty log of a slot: a bit per page, and a bit per 512 pages that have any.
+
+use alloc::vec::Vec;
+
+use crate::reclaim::{OutOfMemory, vec_with};
+use crate::sync::{Atomics, Ordering, Word};
+
+/// Pages in a region: one cache line of marks. Regions are aligned in guest physical address space, not in the slot, so
+/// that two regions never share a line (R3).
+pub(crate) const REGION_PAGES: u64 = 512;
+
+/// The marks of one region.
+pub(crate) type Marks = [u64; 8];
+
+#[repr(align(64))]
+struct Line<A: Atomics>([A::Word; 8]);
+
+/// The marks of one slot. Pages are named by their number in the guest physical address space.
+pub(crate) struct Log<A: Atomics> {
+    first_page: u64,
+    end_page: u64,
+    lines: Vec<Line<A>>,
+    /// A bit per region: it may have marks.
+    summary: Vec<A::Word>,
+}
+
+impl<A: Atomics> Log<A> {
+    /// A log for the pages `first_page..end_page`, all marked or none.
+    pub(crate) fn new(first_page: u64, end_page: u64, marked: bool) -> Result<Self, OutOfMemory> {
+        let regions = (end_page.div_ceil(REGION_PAGES) - first_page / REGION_PAGES) as usize;
+        let line = || Line(core::array::from_fn(|_| A::Word::new(0)));
+        let log = Self {
+            first_page,
+            end_page,
+            lines: vec_with(regions, line)?,
+            summary: vec_with(regions.div_ceil(64), || A::Word::new(0))?,
+        };
+        if marked {
+            log.mark_all();
+        }
+        Ok(log)
+    }
+
+    /// Marks pages that were just published writable. Always a read-modify-write, never a test first (R5): a harvest
+    /// that has taken the mark meanwhile has not yet protected the page.
+    #[inline]
+    pub(crate) fn mark(&self, first_page: u64, count: u64) {
+        let mut page = first_page.max(self.first_page);
+        let end = (first_page + count).min(self.end_page);
+        while page < end {
+            let bits = (64 - page % 64).min(end - page);
+            let mask = (u64::MAX >> (64 - bits)) << (page % 64);
+            self.mark_word(page, mask);
+            page += bits;
+        }
+    }
+
+    #[inline(always)]
+    fn mark_word(&self, page: u64, mask: u64) {
+        let region = self.region(page);
+        self.lines[region].0[(page / 64 % 8) as usize].fetch_or(mask, Ordering::AcqRel);
+        // The summary may be tested before it is set because of this fence: either a harvest that clears the bit sees
+        // the mark, or this thread sees the bit cleared. Pairs with the fence in `take`.
+        A::full_fence_after_rmw();
+        let (summary, bit) = (&self.summary[region / 64], 1 << (region % 64));
+        if summary.load(Ordering::Relaxed) & bit == 0 {
+            summary.fetch_or(bit, Ordering::AcqRel);
+        }
+    }
+
+    fn mark_all(&self) {
+        self.mark(self.first_page, self.end_page - self.first_page);
+    }
+
+    #[inline(always)]
+    fn region(&self, page: u64) -> usize {
+        (page / REGION_PAGES - self.first_page / REGION_PAGES) as usize
+    }
+
+    /// The lowest region with a page in `page..end` that may have marks: the first page of it to look at.
+    pub(crate) fn next_marked(&self, page: u64, end: u64) -> Option<u64> {
+        if page >= end {
+            return None;
+        }
+        let (first, last) = (self.region(page), self.region(end - 1));
+        let mut word = first / 64;
+        let mut bits = self.summary[word].load(Ordering::Acquire) & (u64::MAX << (first % 64));
+        while bits == 0 {
+            word += 1;
+            if word > last / 64 {
+                return None;
+            }
+            bits = self.summary[word].load(Ordering::Acquire);
+        }
+        let region = word * 64 + bits.trailing_zeros() as usize;
+        let start = (self.first_page / REGION_PAGES + region as u64) * REGION_PAGES;
+        (region <= last).then(|| start.max(page))
+    }
+
+    /// Takes the marks that `mask` names out of the region of `page`, and says what they were. What is left keeps its
+    /// summary bit. A full fence lies between the taking and the return: what follows descends from the root (R5).
+    pub(crate) fn take(&self, page: u64, mask: &Marks) -> Marks {
+        let region = self.region(page);
+        let (summary, bit) = (&self.summary[region / 64], 1 << (region % 64));
+        summary.fetch_and(!bit, Ordering::AcqRel);
+        // Between clearing the summary bit and reading the words; pairs with the fence in `mark_word`.
+        A::full_fence_after_rmw();
+        let mut taken = [0; 8];
+        let mut left = 0;
+        for (word, (taken, mask)) in self.lines[region].0.iter().zip(taken.iter_mut().zip(mask)) {
+            let seen = word.load(Ordering::Acquire);
+            left |= seen & !mask;
+            if seen & mask != 0 {
+                let found = word.fetch_and(!mask, Ordering::AcqRel);
+                *taken = found & mask;
+                left |= found & !mask;
+            }
+        }
+        if left != 0 {
+            summary.fetch_or(bit, Ordering::AcqRel);
+        }
+        A::full_fence();
+        taken
+    }
+
+    /// Up to 64 marks from `page` on, bit 0 for `page`. Takes nothing.
+    pub(crate) fn peek(&self, page: u64) -> u64 {
+        let word = |page: u64| {
+            let inside = page < self.end_page;
+            if inside { self.lines[self.region(page)].0[(page / 64 % 8) as usize].load(Ordering::Acquire) } else { 0 }
+        };
+        match page % 64 {
+            0 => word(page),
+            shift => word(page) >> shift | word(page - shift + 64) << (64 - shift),
+        }
+    }
+}
+
+/// The marks of the region of `page` that name pages in `first..end`.
+pub(crate) fn marks_between(page: u64, first: u64, end: u64) -> Marks {
+    let base = page / REGION_PAGES * REGION_PAGES;
+    core::array::from_fn(|word| {
+        let start = base + 64 * word as u64;
+        let (from, to) = (first.max(start), end.min(start + 64));
+        if from >= to { 0 } else { (u64::MAX >> (64 - (to - from))) << (from - start) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Core;
+
+    #[test]
+    fn marks_are_taken_once_and_only_those_named() {
+        let log = Log::<Core>::new(500, 1600, false).unwrap();
+        log.mark(510, 4);
+        log.mark(1599, 1);
+        assert_eq!(log.next_marked(500, 1600), Some(500));
+        assert_eq!(log.take(510, &marks_between(510, 510, 511))[7], 1 << 62);
+        assert_eq!(log.next_marked(500, 1600), Some(500), "a mark is left in the first region");
+        assert_eq!(log.take(511, &marks_between(511, 500, 1600))[7], 1 << 63);
+        assert_eq!(log.next_marked(500, 1600), Some(512));
+        assert_eq!(log.take(512, &marks_between(512, 500, 1600))[0], 0b11);
+        assert_eq!(log.next_marked(513, 1600), Some(1536));
+        assert_eq!(log.next_marked(513, 1536), None);
+        assert_eq!(log.take(1599, &marks_between(1599, 500, 1600)), [0, 1 << 63, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(log.next_marked(500, 1600), None);
+    }
+
+    #[test]
+    fn marks_outside_of_the_slot_are_not_made() {
+        let log = Log::<Core>::new(100, 103, true).unwrap();
+        assert_eq!(log.peek(100), 0b111);
+        log.mark(90, 100);
+        let taken = log.take(100, &[u64::MAX; 8]);
+        assert_eq!(taken.iter().map(|word| word.count_ones()).sum::<u32>(), 3);
+    }
+
+    #[test]
+    fn peeking_crosses_words_and_regions() {
+        let log = Log::<Core>::new(0, 1024, false).unwrap();
+        log.mark(511, 2);
+        assert_eq!(log.peek(511), 0b11);
+        assert_eq!(log.peek(500), 0b11 << 11);
+        assert_eq!(log.peek(1000), 0);
+    }
+}

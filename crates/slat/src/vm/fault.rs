@@ -1,0 +1,308 @@
+//! Serving one fault. The entry decides: neither what the hardware reported nor what was looked up is trusted about it
+//! (R12).
+
+use super::Vm;
+use super::slots::{LastUsed, Slot};
+use crate::addr::{Gpa, GpaRange, Hpa, Level};
+use crate::format::{Format, Kind, Leaf};
+use crate::host::{Access, Hint, Host, Permissions, Request, Run, Translation, VcpuId};
+use crate::space::{Publish, Split, Ticket, Visit};
+use crate::sync::Atomics;
+use crate::table::{Cache, Position};
+
+/// What became of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "only some outcomes let the guest go on"]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Memory is mapped now. Let the guest go on.
+    Mapped {
+        /// The size of the new leaf.
+        level: Level,
+        /// Whether the guest may write to it without another fault.
+        writable: bool,
+    },
+    /// Write permission was given back, and the page marked dirty if its slot is logged. Let the guest go on.
+    Relaxed {
+        /// The size of the leaf.
+        level: Level,
+    },
+    /// The accessed flag was set. Let the guest go on.
+    Accessed {
+        /// The size of the leaf.
+        level: Level,
+    },
+    /// The entry already allowed the access: another vCPU was first, or this CPU's TLB was stale and has been told. Let
+    /// the guest go on.
+    Spurious,
+    /// Somebody is changing this entry, or has changed what lies behind it. Nothing was done; let the guest go on, it
+    /// will come back.
+    Retry,
+    /// There is no slot at this address: emulate a device, or report an error to the guest.
+    NoSlot,
+    /// A write to a read-only slot: emulate it.
+    Mmio,
+    /// The backing refuses the access ([`Translation::Denied`], or a run without the permission or not covering the
+    /// page).
+    Denied,
+    /// The vCPU carries too few tables: [`top_up`](super::Vcpu::top_up) with this number, then call again. Nothing was
+    /// done.
+    NeedTables(usize),
+    /// The address lies outside of the guest physical address space.
+    OutOfRange,
+    /// The VM was torn down.
+    Gone,
+}
+
+/// How one look at the tree ended.
+pub(crate) enum Step {
+    Done(Outcome),
+    /// The translation would block: ask again outside of the section, and come back with the answer.
+    Blocked(Request, Ticket),
+}
+
+/// A translation that was asked for outside of a section, and what was noted before it was asked for.
+pub(crate) struct Answer {
+    pub(crate) ticket: Ticket,
+    pub(crate) translation: Translation,
+}
+
+/// How often a fault looks again itself before it sends the guest round.
+const LOOKS: usize = 4;
+
+/// One fault, inside a section.
+pub(crate) struct Fault<'a, H: Host, F: Format> {
+    pub(crate) vm: &'a Vm<H, F>,
+    pub(crate) visit: Visit<'a, H, F>,
+    pub(crate) cache: &'a mut Cache,
+    pub(crate) last_used: &'a mut LastUsed,
+    pub(crate) vcpu: VcpuId,
+    pub(crate) gpa: Gpa,
+    pub(crate) access: Access,
+}
+
+/// What a fault may publish: where it comes from and how large it may be.
+struct Plan<'a, A: Atomics> {
+    slot: &'a Slot<A>,
+    ticket: Ticket,
+    level: Level,
+    leaf: Leaf,
+}
+
+impl<'a, H: Host, F: Format> Fault<'a, H, F> {
+    /// Walks first and lets the entry decide.
+    #[inline(always)]
+    pub(crate) fn serve(&mut self, mut answer: Option<Answer>) -> Step {
+        for _ in 0..LOOKS {
+            let Some(position) = self.visit.walk(self.gpa, Level::PAGE) else { return Step::Done(Outcome::Gone) };
+            let step = match self.visit.space.format.kind(position.raw, position.level) {
+                Kind::Leaf => self.leaf(position, &mut answer),
+                Kind::Empty => self.map(position, &mut answer),
+                // The owner may be waiting for its flush: give way to the guest, which acknowledges it.
+                Kind::Locked => return Step::Done(Outcome::Retry),
+                Kind::Frozen | Kind::Table => None,
+            };
+            if let Some(step) = step {
+                return step;
+            }
+        }
+        Step::Done(Outcome::Retry)
+    }
+
+    /// The path ends in a leaf.
+    #[inline(always)]
+    fn leaf(&mut self, position: Position<'a, H>, answer: &mut Option<Answer>) -> Option<Step> {
+        let (format, raw, level) = (self.visit.space.format, position.raw, position.level);
+        if format.permits(raw, level, self.access) {
+            // The hardware may have faulted on what it had cached of an earlier value.
+            self.flush_local(level);
+            return Some(Step::Done(Outcome::Spurious));
+        }
+        if self.access == Access::Write && format.may_write(raw, level) {
+            return self.relax(position);
+        }
+        if format.decode(raw, level).permissions.allow(self.access) {
+            position.entry().change(raw, format.made_accessed(raw, level)).ok()?;
+            self.visit.published();
+            return Some(Step::Done(Outcome::Accessed { level }));
+        }
+        self.replace(position, answer)
+    }
+
+    /// Gives write permission back: a pure function of the entry seen and of the slots after the change (R6).
+    #[inline(always)]
+    fn relax(&mut self, position: Position<'a, H>) -> Option<Step> {
+        let level = position.level;
+        if level > Level::PAGE && self.is_logged() {
+            return self.split(position);
+        }
+        let format = self.visit.space.format;
+        position.entry().change(position.raw, format.made_writable(position.raw, level)).ok()?;
+        // Between the change and the second reading of the slots: who turned logging on meanwhile either is seen here,
+        // or finds the entry writable and protects it (R6).
+        H::Atomics::full_fence_after_rmw();
+        if let Some(slot) = self.slot() {
+            mark(slot, self.visit.span(self.gpa, level), self.page_shift());
+        }
+        self.flush_local(level);
+        self.visit.published();
+        Some(Step::Done(Outcome::Relaxed { level }))
+    }
+
+    /// Makes a table of a leaf, then looks again.
+    #[cold]
+    fn split(&mut self, position: Position<'a, H>) -> Option<Step> {
+        match self.visit.split(position, self.gpa, self.cache) {
+            Split::Done | Split::Lost => None,
+            Split::NoTable => Some(Step::Done(Outcome::NeedTables(1))),
+        }
+    }
+
+    /// The path ends in an empty entry.
+    #[inline]
+    fn map(&mut self, position: Position<'a, H>, answer: &mut Option<Answer>) -> Option<Step> {
+        let plan = match self.plan(position.level, answer) {
+            Ok(plan) => plan,
+            Err(step) => return Some(step),
+        };
+        let tables = usize::from(position.level.get() - plan.level.get());
+        if self.cache.len() < tables {
+            return Some(Step::Done(Outcome::NeedTables(tables)));
+        }
+        let position = self.visit.link_down(position, self.gpa, plan.level, self.cache).ok()?;
+        let raw = self.visit.space.format.leaf(plan.leaf, plan.level);
+        let span = self.visit.span(self.gpa, plan.level);
+        let shards = &self.visit.space.shards;
+        let published = self.visit.publish_leaf(position, raw, || shards.admits(&plan.ticket, span));
+        self.finish(published, &plan)
+    }
+
+    /// The path ends in a leaf that does not allow the access and may not be relaxed: what lies behind it has changed,
+    /// or the host gave it without the permission that is now asked for.
+    #[cold]
+    fn replace(&mut self, position: Position<'a, H>, answer: &mut Option<Answer>) -> Option<Step> {
+        let plan = match self.plan(position.level, answer) {
+            Ok(plan) => plan,
+            Err(step) => return Some(step),
+        };
+        if plan.level < position.level {
+            return self.split(position);
+        }
+        let raw = self.visit.space.format.leaf(plan.leaf, plan.level);
+        let span = self.visit.span(self.gpa, plan.level);
+        let shards = &self.visit.space.shards;
+        let published = self.visit.replace_leaf(position, self.gpa, raw, || shards.admits(&plan.ticket, span));
+        self.flush_local(plan.level);
+        self.finish(published, &plan)
+    }
+
+    /// Publish, then mark: a harvest that took the mark before the page was writable would lose the write (R5).
+    #[inline]
+    fn finish(&mut self, published: Publish, plan: &Plan<'_, H::Atomics>) -> Option<Step> {
+        match published {
+            Publish::Lost => return None,
+            Publish::Refused => return Some(Step::Done(Outcome::Retry)),
+            Publish::Done => {}
+        }
+        let writable = plan.leaf.permissions.write;
+        if writable {
+            mark(plan.slot, self.visit.span(self.gpa, plan.level), self.page_shift());
+        }
+        self.visit.published();
+        Some(Step::Done(Outcome::Mapped { level: plan.level, writable }))
+    }
+
+    /// What may be published in an entry of level `most` or below. The shard's word is read first (R4).
+    #[inline]
+    fn plan(&mut self, most: Level, answer: &mut Option<Answer>) -> Result<Plan<'a, H::Atomics>, Step> {
+        let (ticket, translation) = match answer.take() {
+            // Asked where it may block, and still said that it would: nothing to do but go round.
+            Some(Answer { translation: Translation::WouldBlock, .. }) => return Err(Step::Done(Outcome::Retry)),
+            Some(Answer { ticket, translation }) => (ticket, Some(translation)),
+            None => (self.visit.space.shards.ticket(self.gpa), None),
+        };
+        let slot = self.slot().ok_or(Step::Done(Outcome::NoSlot))?;
+        if slot.flags.read_only && self.access == Access::Write {
+            return Err(Step::Done(Outcome::Mmio));
+        }
+        let request = self.request(slot);
+        let translation = translation.unwrap_or_else(|| self.visit.space.host.translate(request));
+        let run = match translation {
+            Translation::Run(run) => run,
+            Translation::WouldBlock => return Err(Step::Blocked(request, ticket)),
+            Translation::Retry => return Err(Step::Done(Outcome::Retry)),
+            Translation::Denied => return Err(Step::Done(Outcome::Denied)),
+        };
+        let (level, leaf) = self.leaf_of(slot, &run, most).ok_or(Step::Done(Outcome::Denied))?;
+        Ok(Plan { slot, ticket, level, leaf })
+    }
+
+    /// The largest leaf that slot, backing, alignment and the log allow; `None` when the run does not serve the access.
+    fn leaf_of(&self, slot: &Slot<H::Atomics>, run: &Run, most: Level) -> Option<(Level, Leaf)> {
+        let format = self.visit.space.format;
+        let geometry = format.geometry();
+        if !run.permissions.allow(self.access) {
+            return None;
+        }
+        let is_logged = slot.log.is_some();
+        let mut level = most.min(run.largest).min(geometry.largest_leaf());
+        if is_logged && self.access == Access::Write {
+            level = Level::PAGE; // no block becomes writable under the log (R5)
+        }
+        let hpa = loop {
+            match aligned(slot, run, geometry.span(self.gpa, level)) {
+                Some(hpa) => break hpa,
+                None => level = level.below()?,
+            }
+        };
+        let may_write = run.permissions.write && !slot.flags.read_only;
+        let write = may_write && (!is_logged || self.access == Access::Write);
+        let permissions = Permissions { write, ..run.permissions };
+        Some((level, Leaf { hpa, permissions, may_write, memory: run.memory, accessed: true }))
+    }
+
+    fn request(&self, slot: &Slot<H::Atomics>) -> Request {
+        let page = self.gpa.align_down(1 << self.page_shift());
+        Request { slot: slot.id, gpa: page, host: slot.host_address(page), access: self.access, may_block: false }
+    }
+
+    /// The slot of now.
+    #[inline(always)]
+    fn slot(&mut self) -> Option<&'a Slot<H::Atomics>> {
+        self.vm.slots.read(self.visit.section).find(self.gpa, self.last_used)
+    }
+
+    fn is_logged(&mut self) -> bool {
+        self.slot().is_some_and(|slot| slot.log.is_some())
+    }
+
+    #[inline(always)]
+    fn page_shift(&self) -> u32 {
+        self.visit.space.format.geometry().page_shift()
+    }
+
+    #[inline(always)]
+    fn flush_local(&self, level: Level) {
+        self.visit.tally.flushed_local();
+        let page = self.gpa.align_down(1 << self.page_shift());
+        self.visit.space.host.flush_local(self.vcpu, page, Hint::Level(level));
+    }
+}
+
+/// Marks all pages of a leaf that was just made writable, if its slot is logged. The log knows its own ends.
+#[inline(always)]
+fn mark<A: Atomics>(slot: &Slot<A>, leaf: GpaRange, page_shift: u32) {
+    if let Some(log) = &slot.log {
+        log.mark(leaf.start().get() >> page_shift, leaf.len() >> page_shift);
+    }
+}
+
+/// Where `span` lies in host memory, if the slot and the run cover all of it and the address is aligned to its size.
+#[inline]
+fn aligned<A: Atomics>(slot: &Slot<A>, run: &Run, span: GpaRange) -> Option<Hpa> {
+    if !slot.range.covers(span) || !run.guest.covers(span) {
+        return None;
+    }
+    let hpa = run.hpa.checked_add(span.start().checked_offset_from(run.guest.start())?)?;
+    hpa.is_aligned(span.len()).then_some(hpa)
+}

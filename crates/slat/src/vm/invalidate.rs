@@ -1,0 +1,88 @@
+//! The host takes memory back (R4): a span of time in which no fault publishes what the host is about to change.
+
+use core::fmt;
+
+use super::handle::VmRef;
+use super::worker::{RangeError, Worker};
+use super::{Budget, Progress};
+use crate::addr::GpaRange;
+use crate::space::TooManyOpen;
+
+/// An invalidation that is open. From its beginning to its drop no fault maps anything in its range.
+///
+/// The order for an embedder whose memory changes behind a guest: [`Worker::invalidate`], [`unmap`](Self::unmap) until it
+/// is done (no access through the old memory is possible from then on), change the memory, drop. Invalidations may
+/// overlap and nest, on several workers.
+#[must_use = "an invalidation ends when it is dropped"]
+pub struct Invalidation<'w, R: VmRef> {
+    worker: &'w mut Worker<R>,
+    range: GpaRange,
+}
+
+/// Why an invalidation was not begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum InvalidateError {
+    /// The range was refused.
+    Range(RangeError),
+    /// 65,535 invalidations are open in one region.
+    TooMany,
+}
+
+impl fmt::Display for InvalidateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Range(error) => error.fmt(f),
+            Self::TooMany => f.write_str("65,535 invalidations are open in one region"),
+        }
+    }
+}
+
+impl core::error::Error for InvalidateError {}
+
+impl From<TooManyOpen> for InvalidateError {
+    fn from(_: TooManyOpen) -> Self {
+        Self::TooMany
+    }
+}
+
+impl<R: VmRef> Worker<R> {
+    /// Begins an invalidation of `range`. Faults in the range are sent back to the guest ([`Outcome::Retry`]) until the
+    /// guard is dropped; faults elsewhere are not disturbed.
+    ///
+    /// [`Outcome::Retry`]: super::Outcome::Retry
+    pub fn invalidate(&mut self, range: GpaRange) -> Result<Invalidation<'_, R>, InvalidateError> {
+        self.check(range).map_err(InvalidateError::Range)?;
+        self.handle.vm.vm().space.shards.open(range)?;
+        Ok(Invalidation { worker: self, range })
+    }
+}
+
+impl<R: VmRef> Invalidation<'_, R> {
+    /// Unmaps the range, to be called until it is done; as [`Worker::unmap`].
+    pub fn unmap(&mut self, budget: Budget) -> Progress {
+        self.worker.remove(self.range, budget)
+    }
+
+    /// Unmaps a part of the range, from `next` of an earlier progress on.
+    pub fn unmap_from(&mut self, next: crate::addr::Gpa, budget: Budget) -> Progress {
+        self.worker.remove(self.range.from(next), budget)
+    }
+
+    /// The range.
+    pub fn range(&self) -> GpaRange {
+        self.range
+    }
+}
+
+impl<R: VmRef> Drop for Invalidation<'_, R> {
+    fn drop(&mut self) {
+        self.worker.handle.vm.vm().space.shards.close(self.range);
+    }
+}
+
+impl<R: VmRef> fmt::Debug for Invalidation<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invalidation").field("range", &self.range).finish_non_exhaustive()
+    }
+}

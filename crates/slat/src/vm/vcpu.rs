@@ -1,0 +1,94 @@
+//! A vCPU's handle: what its thread faults through.
+
+use core::fmt;
+
+use super::fault::{Answer, Fault, Outcome, Step};
+use super::handle::{Handle, JoinError, VmRef};
+use super::slots::LastUsed;
+use crate::addr::Gpa;
+use crate::format::Format;
+use crate::host::{Access, Backing, Request, VcpuId};
+use crate::reclaim::OutOfMemory;
+use crate::space::Visit;
+
+/// The handle of one vCPU, owned by the thread that runs it.
+///
+/// It carries the vCPU's tables, its counters, its last-used slot and its place among the VM's readers; nothing in it is
+/// shared with another vCPU. While the guest runs, no method of the handle does, and the vCPU holds nothing up.
+pub struct Vcpu<R: VmRef> {
+    handle: Handle<R>,
+    id: VcpuId,
+    last_used: LastUsed,
+}
+
+impl<R: VmRef> Vcpu<R> {
+    /// Joins `vm` as the vCPU with number `id`, which is what [`Tlb::flush_local`](crate::host::Tlb::flush_local) is
+    /// told. One handle per number is the embedder's to see to.
+    pub fn new(vm: R, id: VcpuId) -> Result<Self, JoinError> {
+        if id.0 >= vm.vm().config.vcpus {
+            return Err(JoinError::NoSuchVcpu);
+        }
+        Ok(Self { handle: Handle::new(vm)?, id, last_used: LastUsed::default() })
+    }
+
+    /// Serves a fault of the guest at `gpa`. Takes no lock and allocates nothing; any number of vCPUs may fault at once,
+    /// beside every operation of a [`Worker`](super::Worker).
+    ///
+    /// On return the tables say what the outcome says. No other CPU's TLB was flushed unless a block was split or a leaf
+    /// replaced; this CPU's was told about the page if it may have been stale.
+    pub fn fault(&mut self, gpa: Gpa, access: Access) -> Outcome {
+        let vm = self.handle.vm.vm();
+        let space = &vm.space;
+        if !space.geometry().address_space().contains(gpa) {
+            return Outcome::OutOfRange;
+        }
+        let member = &mut self.handle.member;
+        let tally = space.tally(&member.reader);
+        let mut answer = None;
+        let outcome = loop {
+            let section = space.domain.enter(&mut member.reader);
+            let visit = Visit { space, section: &section, tally };
+            let (cache, last_used) = (&mut member.cache, &mut self.last_used);
+            let step = Fault { vm, visit, cache, last_used, vcpu: self.id, gpa, access }.serve(answer.take());
+            drop(section);
+            match step {
+                Step::Done(outcome) => break outcome,
+                Step::Blocked(request, ticket) => {
+                    let translation = space.host.translate(Request { may_block: true, ..request });
+                    answer = Some(Answer { ticket, translation });
+                }
+            }
+        };
+        match outcome {
+            Outcome::Mapped { .. } => tally.fault_mapped(),
+            Outcome::Relaxed { .. } => tally.relaxed(),
+            Outcome::Accessed { .. } => tally.accessed(),
+            Outcome::Spurious => tally.spurious(),
+            Outcome::Retry => tally.retried(),
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Carries at least `tables` tables from now on (at most 64), allocating the missing ones from the host. To be called
+    /// before the first fault and after [`Outcome::NeedTables`], where allocating is allowed.
+    pub fn top_up(&mut self, tables: usize) -> Result<(), OutOfMemory> {
+        self.handle.top_up(tables)
+    }
+
+    /// The most tables that one fault can need: a whole path below the root.
+    pub fn tables_per_fault(&self) -> usize {
+        usize::from(self.handle.vm.vm().space.format.geometry().root_level().get()).max(1)
+    }
+
+    /// The vCPU's number.
+    pub fn id(&self) -> VcpuId {
+        self.id
+    }
+}
+
+impl<R: VmRef> fmt::Debug for Vcpu<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu").field("id", &self.id).finish_non_exhaustive()
+    }
+}

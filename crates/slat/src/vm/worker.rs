@@ -1,0 +1,379 @@
+//! A worker's handle: everything that is not a fault, on any thread, several side by side.
+
+use core::fmt;
+
+use super::dirty::Log;
+use super::handle::{Handle, JoinError, VmRef};
+use super::slots::{Change, LogMode, NewSlot, Slot, SlotError, SlotFlags, Unfinished, Walk};
+use super::{Budget, Progress};
+use crate::addr::{Gpa, GpaRange};
+use crate::host::{Flush, SlotId, TableMemory, Tlb};
+use crate::reclaim::{OutOfMemory, Shared, Subtree};
+use crate::space::{All, CUTS, Protection, Removal, Visit, What};
+
+type AtomicsOf<R> = <<R as VmRef>::Host as TableMemory>::Atomics;
+
+/// Entries visited inside one section by a protection.
+const ENTRIES_PER_SECTION: u64 = 4096;
+
+/// The handle of one thread that manages the VM's memory.
+///
+/// Every operation runs beside faults and beside other workers' operations. Range operations take a [`Budget`] and say
+/// how far they came; between two calls the tables are whole and flushed as the last call said.
+pub struct Worker<R: VmRef> {
+    pub(super) handle: Handle<R>,
+}
+
+/// Why a range was refused. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RangeError {
+    /// The range's ends are not multiples of the page size.
+    Unaligned,
+    /// The range leaves the guest physical address space.
+    OutOfRange,
+    /// The VM was torn down.
+    Gone,
+}
+
+impl fmt::Display for RangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unaligned => "the range's ends are not multiples of the page size",
+            Self::OutOfRange => "the range leaves the guest physical address space",
+            Self::Gone => "the VM was torn down",
+        })
+    }
+}
+
+impl core::error::Error for RangeError {}
+
+impl From<RangeError> for SlotError {
+    fn from(error: RangeError) -> Self {
+        match error {
+            RangeError::Unaligned => Self::Unaligned,
+            RangeError::OutOfRange => Self::OutOfRange,
+            RangeError::Gone => Self::Gone,
+        }
+    }
+}
+
+/// What reclaiming came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reclaim {
+    /// Entries visited in taking subtrees apart.
+    pub visited: u64,
+    /// Subtrees that this worker unlinked and that still wait.
+    pub awaiting: usize,
+}
+
+/// How far a teardown came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "the teardown may not be finished"]
+pub enum Teardown {
+    /// Call again.
+    More,
+    /// Everything that this worker, and workers that are gone, had unlinked is freed, and the tree with it.
+    Done,
+}
+
+impl<R: VmRef> Worker<R> {
+    /// Joins `vm`.
+    pub fn new(vm: R) -> Result<Self, JoinError> {
+        Ok(Self { handle: Handle::new(vm)? })
+    }
+
+    /// Carries at least `tables` tables from now on (at most 64): what splitting blocks takes.
+    pub fn top_up(&mut self, tables: usize) -> Result<(), OutOfMemory> {
+        self.handle.top_up(tables)
+    }
+
+    /// Adds a slot. Faults find it from now on.
+    pub fn create_slot(&mut self, id: SlotId, slot: NewSlot) -> Result<(), SlotError> {
+        self.check(slot.range)?;
+        let Handle { vm, member } = &mut self.handle;
+        let vm = vm.vm();
+        if slot.range.is_empty() || !slot.host.is_aligned(vm.space.geometry().page_size()) {
+            return Err(SlotError::Unaligned);
+        }
+        let log = new_log::<AtomicsOf<R>>(slot.range, slot.flags.log, vm.space.geometry().page_shift())?;
+        let slot = Slot { id, range: slot.range, host: slot.host, flags: slot.flags, dying: false, log };
+        let mut change = vm.slots.write(&vm.space.domain)?;
+        let section = vm.space.domain.enter(&mut member.reader);
+        change.admits(&section, &slot)?;
+        change.put(&section, slot)
+    }
+
+    /// Removes a slot and what it maps; to be called until it is done. From the first call on, faults find no slot
+    /// there, and writes are not logged any more. Its addresses are free for another slot when it is done.
+    pub fn delete_slot(&mut self, id: SlotId, budget: Budget) -> Result<Progress, SlotError> {
+        let work = self.begin(id, |slot, change| {
+            let begun = change.unfinished(id).filter(|walk| walk.walk == Walk::Remove);
+            if begun.is_some() {
+                return Ok(Begin::Continue(begun));
+            }
+            let walk = Unfinished { id, walk: Walk::Remove, next: slot.range.start() };
+            Ok(Begin::Publish(Slot { dying: true, ..slot.clone() }, Some(walk)))
+        })?;
+        self.go_on(id, work, budget)
+    }
+
+    /// Changes a slot's flags; to be called until it is done. From the first call on, faults go by the new flags; when
+    /// it is done, no TLB holds more than they allow.
+    ///
+    /// Turning a log on with [`LogMode::Protect`] and making a slot read-only walk over the slot; all else is done at
+    /// once. Turning a log off drops its marks.
+    pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags, budget: Budget) -> Result<Progress, SlotError> {
+        let shift = self.handle.vm.vm().space.geometry().page_shift();
+        let work = self.begin(id, |slot, change| {
+            let unfinished = change.unfinished(id);
+            if slot.dying {
+                return Err(SlotError::NoSuchSlot);
+            }
+            if slot.flags == flags {
+                return Ok(Begin::Continue(unfinished));
+            }
+            if unfinished.is_some() {
+                return Err(SlotError::Unfinished);
+            }
+            let log = match slot.flags.log.is_some() == flags.log.is_some() {
+                true => slot.log.clone(),
+                false => new_log(slot.range, flags.log, shift)?,
+            };
+            let walk = walk_for(slot.flags, flags).map(|what| Unfinished {
+                id,
+                walk: Walk::Protect(what),
+                next: slot.range.start(),
+            });
+            Ok(Begin::Publish(Slot { flags, log, ..slot.clone() }, walk))
+        })?;
+        self.go_on(id, work, budget)
+    }
+
+    /// Withholds write permission from all that `range` maps, until faults give it back. One flush, of what was changed.
+    pub fn write_protect(&mut self, range: GpaRange, budget: Budget) -> Result<Progress, RangeError> {
+        self.check(range)?;
+        Ok(self.protect(range, What::Write, budget))
+    }
+
+    /// Unmaps `range`: for backing that has changed already, so that faults find the new one. What the range covers in
+    /// part is split if the worker carries a table, else unmapped whole, and the progress says so. Tables that it covers
+    /// are freed after a grace period.
+    pub fn unmap(&mut self, range: GpaRange, budget: Budget) -> Result<Progress, RangeError> {
+        self.check(range)?;
+        // One-shot form of an invalidation: translation gives the new answer already (R4).
+        self.handle.vm.vm().space.shards.event(range);
+        Ok(self.remove(range, budget))
+    }
+
+    /// Frees what this worker has unlinked and what no vCPU can see any more. Waits for nobody.
+    pub fn reclaim(&mut self, budget: Budget) -> Reclaim {
+        let Handle { vm, member } = &mut self.handle;
+        let space = &vm.vm().space;
+        let tally = space.tally(&member.reader);
+        let memory = (&space.host, space.format);
+        let visited = space.domain.reclaim(&mut member.reader, memory, tally, &mut member.cache, budget.get());
+        Reclaim { visited, awaiting: space.domain.limbo(&mut member.reader).len() }
+    }
+
+    /// Tears the VM down, to be called until it says [`Teardown::Done`]. The first call cuts the tree off at its root:
+    /// faults and other operations answer `Gone` from then on. Waits for vCPUs that are inside a fault; those that are
+    /// in their guests have to be out already, and load this root no more.
+    pub fn teardown(&mut self, budget: Budget) -> Teardown {
+        self.detach();
+        let Handle { vm, member } = &mut self.handle;
+        let space = &vm.vm().space;
+        let tally = space.tally(&member.reader);
+        let memory = (&space.host, space.format);
+        let mut left = budget.get();
+        let mut done = true;
+        let mut empty = |reader: &mut crate::reclaim::Reader| {
+            while space.domain.limbo(reader).len() > 0 && left > 0 {
+                let visited = space.domain.reclaim(reader, memory, tally, &mut member.cache, left);
+                left -= visited.min(left);
+                if visited == 0 {
+                    space.host.relax(); // a grace period: outside any section, owning nothing locked (R11)
+                }
+            }
+            done &= space.domain.limbo(reader).len() == 0;
+        };
+        empty(&mut member.reader);
+        space.domain.for_each_abandoned(empty);
+        member.cache.drain(&space.host, tally);
+        if done { Teardown::Done } else { Teardown::More }
+    }
+
+    fn detach(&mut self) {
+        let Handle { vm, member } = &mut self.handle;
+        let space = &vm.vm().space;
+        let tally = space.tally(&member.reader);
+        if let Some(root) = space.root.detach() {
+            tally.flushed_all();
+            space.host.wait(space.host.flush(Flush::All));
+            tally.retired_subtree();
+            let subtree = Subtree::whole(space.format, root);
+            let tag = space.domain.tag();
+            space.domain.limbo(&mut member.reader).push(subtree, tag);
+        }
+    }
+
+    pub(super) fn check(&self, range: GpaRange) -> Result<(), RangeError> {
+        let space = &self.handle.vm.vm().space;
+        let geometry = space.geometry();
+        if !range.is_aligned(geometry.page_size()) {
+            return Err(RangeError::Unaligned);
+        }
+        if !geometry.address_space().covers(range) {
+            return Err(RangeError::OutOfRange);
+        }
+        space.root.load().map(drop).ok_or(RangeError::Gone)
+    }
+
+    /// Decides under the slots' lock how a change begins, publishes it, and announces it (R4, R6).
+    fn begin(
+        &mut self,
+        id: SlotId,
+        decide: impl FnOnce(&Slot<AtomicsOf<R>>, &Change<'_, AtomicsOf<R>>) -> Result<Begin<AtomicsOf<R>>, SlotError>,
+    ) -> Result<Option<Work>, SlotError> {
+        let Handle { vm, member } = &mut self.handle;
+        let vm = vm.vm();
+        let mut change = vm.slots.write(&vm.space.domain)?;
+        let section = vm.space.domain.enter(&mut member.reader);
+        vm.space.root.load().ok_or(SlotError::Gone)?;
+        let slot = change.slot(&section, id)?;
+        let range = slot.range;
+        let unfinished = match decide(&slot, &change)? {
+            Begin::Continue(unfinished) => unfinished,
+            Begin::Publish(slot, unfinished) => {
+                change.put(&section, slot)?;
+                change.note(id, unfinished);
+                // Faults look slots up after their shard's word: one that saw the word before this event publishes
+                // nothing, one that sees it after finds the new snapshot.
+                vm.space.shards.event(range);
+                unfinished
+            }
+        };
+        Ok(unfinished.map(|unfinished| Work { unfinished, end: range.end() }))
+    }
+
+    /// Carries a change's walk on, and finishes the change when the walk is over.
+    fn go_on(&mut self, id: SlotId, work: Option<Work>, budget: Budget) -> Result<Progress, SlotError> {
+        let Some(Work { unfinished, end }) = work else {
+            return Ok(Progress { next: None, changed: 0, widened: false });
+        };
+        let range = GpaRange::new(unfinished.next, end).unwrap_or_default();
+        let progress = match unfinished.walk {
+            Walk::Protect(what) => self.protect(range, what, budget),
+            Walk::Remove => self.remove(range, budget),
+        };
+        let Handle { vm, member } = &mut self.handle;
+        let vm = vm.vm();
+        let mut change = vm.slots.write(&vm.space.domain)?;
+        let section = vm.space.domain.enter(&mut member.reader);
+        if change.unfinished(id).is_some_and(|walk| walk.walk == unfinished.walk) {
+            if progress.next.is_none() && unfinished.walk == Walk::Remove {
+                change.take_out(&section, id)?;
+            }
+            change.note(id, progress.next.map(|next| Unfinished { next, ..unfinished }));
+        }
+        Ok(progress)
+    }
+
+    fn protect(&mut self, range: GpaRange, what: What, budget: Budget) -> Progress {
+        let Handle { vm, member } = &mut self.handle;
+        let space = &vm.vm().space;
+        let tally = space.tally(&member.reader);
+        let shift = space.geometry().page_shift();
+        let mut protection = Protection::new(space.gather(), what);
+        let (mut at, mut left) = (range.start(), budget.get());
+        loop {
+            let section = space.domain.enter(&mut member.reader);
+            let visit = Visit { space, section: &section, tally };
+            let pages = All { first: at.get() >> shift, end: range.end().get() >> shift };
+            let reached = protection.run(visit, &pages, &mut member.cache, left.min(ENTRIES_PER_SECTION));
+            left = left.saturating_sub(reached.visited.max(1));
+            match reached.next {
+                Some(next) if left > 0 => at = next,
+                next => {
+                    protection.close(visit);
+                    return Progress { next, changed: protection.changed, widened: protection.widened };
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, range: GpaRange, budget: Budget) -> Progress {
+        let Handle { vm, member } = &mut self.handle;
+        let space = &vm.vm().space;
+        let tally = space.tally(&member.reader);
+        let mut progress = Progress { next: None, changed: 0, widened: false };
+        let (mut at, mut left) = (range.start(), budget.get());
+        loop {
+            let may_cut = space.domain.limbo(&mut member.reader).room();
+            let section = space.domain.enter(&mut member.reader);
+            let visit = Visit { space, section: &section, tally };
+            let mut removal = Removal::new(space.gather(), may_cut);
+            let reached = removal.run(visit, range.from(at), &mut member.cache, left);
+            let mut cut = [None; CUTS];
+            let mut places = cut.iter_mut();
+            removal.close(visit, |subtree| {
+                if let Some(place) = places.next() {
+                    *place = Some(subtree);
+                }
+            });
+            progress.changed += removal.changed;
+            progress.widened |= removal.widened;
+            drop(removal);
+            drop(section);
+            let tag = space.domain.tag();
+            let limbo = space.domain.limbo(&mut member.reader);
+            cut.into_iter().flatten().for_each(|subtree| limbo.push(subtree, tag));
+            left = left.saturating_sub(reached.visited.max(1));
+            match reached.next {
+                Some(next) if left > 0 => at = next,
+                next => {
+                    progress.next = next;
+                    return progress;
+                }
+            }
+        }
+    }
+}
+
+impl<R: VmRef> fmt::Debug for Worker<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
+
+/// How a change of a slot begins.
+enum Begin<A: crate::sync::Atomics> {
+    /// It has begun already; this walk is left.
+    Continue(Option<Unfinished>),
+    /// Publish this, then walk.
+    Publish(Slot<A>, Option<Unfinished>),
+}
+
+/// A walk to be carried on, up to `end`.
+struct Work {
+    unfinished: Unfinished,
+    end: Gpa,
+}
+
+/// What has to be taken from a slot's leaves when its flags change.
+fn walk_for(old: SlotFlags, new: SlotFlags) -> Option<What> {
+    if new.read_only && !old.read_only {
+        return Some(What::WriteForGood);
+    }
+    (old.log.is_none() && new.log == Some(LogMode::Protect)).then_some(What::Write)
+}
+
+fn new_log<A: crate::sync::Atomics>(
+    range: GpaRange,
+    mode: Option<LogMode>,
+    page_shift: u32,
+) -> Result<Option<Shared<Log<A>, A>>, OutOfMemory> {
+    let Some(mode) = mode else { return Ok(None) };
+    let (first, end) = (range.start().get() >> page_shift, range.end().get() >> page_shift);
+    Shared::new(Log::new(first, end, mode == LogMode::InitiallySet)?).map(Some)
+}
