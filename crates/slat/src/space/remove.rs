@@ -55,7 +55,7 @@ impl<'s, H: Host> Removal<'s, H> {
             gather,
             runs: [const { None }; RUNS],
             cuts: [const { None }; CUTS],
-            may_cut: may_cut.min(CUTS),
+            may_cut,
             changed: 0,
             widened: false,
         }

@@ -22,6 +22,8 @@ pub(crate) struct Log<A: Atomics> {
     lines: Vec<Line<A>>,
     /// A bit per region: it may have marks.
     summary: Vec<A::Word>,
+    /// 1 once every entry that was writable without a mark has been protected.
+    armed: A::Word,
 }
 
 impl<A: Atomics> Log<A> {
@@ -34,11 +36,22 @@ impl<A: Atomics> Log<A> {
             end_page,
             lines: vec_with(regions, line)?,
             summary: vec_with(regions.div_ceil(64), || A::Word::new(0))?,
+            armed: A::Word::new(0),
         };
         if marked {
             log.mark_all();
         }
         Ok(log)
+    }
+
+    /// Says that no page can be written from now on without being marked.
+    pub(crate) fn arm(&self) {
+        self.armed.store(1, Ordering::Release);
+    }
+
+    /// Whether the log can be relied on.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Acquire) != 0
     }
 
     /// Marks pages that were just published writable. Always a read-modify-write, never a test first (R5): a harvest
@@ -164,7 +177,7 @@ mod tests {
         assert_eq!(log.take(512, &marks_between(512, 500, 1600))[0], 0b11);
         assert_eq!(log.next_marked(513, 1600), Some(1536));
         assert_eq!(log.next_marked(513, 1536), None);
-        assert_eq!(log.take(1599, &marks_between(1599, 500, 1600)), [0, 1 << 63, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(log.take(1599, &marks_between(1599, 500, 1600)), [1 << 63, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(log.next_marked(500, 1600), None);
     }
 

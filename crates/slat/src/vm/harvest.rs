@@ -125,6 +125,9 @@ impl<R: VmRef> Worker<R> {
         let slot: &Slot<_> =
             vm.slots.read(&section).by_id(id).filter(|slot| !slot.dying).ok_or(LogError::NoSuchSlot)?;
         let log = slot.log.clone().ok_or(LogError::NotLogged)?;
+        if !log.is_armed() {
+            return Err(LogError::Unfinished);
+        }
         let (slot_first, slot_pages) = (slot.range.start().get() >> shift, slot.range.len() >> shift);
         if pages.first.checked_add(pages.count).is_none_or(|end| end > slot_pages) {
             return Err(LogError::OutOfRange { slot_pages });

@@ -97,6 +97,7 @@ impl<R: VmRef> Worker<R> {
             return Err(SlotError::Unaligned);
         }
         let log = new_log::<AtomicsOf<R>>(slot.range, slot.flags.log, vm.space.geometry().page_shift())?;
+        log.iter().for_each(|log| log.arm()); // nothing is mapped yet
         let slot = Slot { id, range: slot.range, host: slot.host, flags: slot.flags, dying: false, log };
         let mut change = vm.slots.write(&vm.space.domain)?;
         let section = vm.space.domain.enter(&mut member.reader);
@@ -140,11 +141,11 @@ impl<R: VmRef> Worker<R> {
                 true => slot.log.clone(),
                 false => new_log(slot.range, flags.log, shift)?,
             };
-            let walk = walk_for(slot.flags, flags).map(|what| Unfinished {
-                id,
-                walk: Walk::Protect(what),
-                next: slot.range.start(),
-            });
+            let what = walk_for(slot.flags, flags);
+            if what.is_none() {
+                log.iter().for_each(|log| log.arm());
+            }
+            let walk = what.map(|what| Unfinished { id, walk: Walk::Protect(what), next: slot.range.start() });
             Ok(Begin::Publish(Slot { flags, log, ..slot.clone() }, walk))
         })?;
         self.go_on(id, work, budget)
@@ -271,8 +272,10 @@ impl<R: VmRef> Worker<R> {
         let mut change = vm.slots.write(&vm.space.domain)?;
         let section = vm.space.domain.enter(&mut member.reader);
         if change.unfinished(id).is_some_and(|walk| walk.walk == unfinished.walk) {
-            if progress.next.is_none() && unfinished.walk == Walk::Remove {
-                change.take_out(&section, id)?;
+            match unfinished.walk {
+                _ if !progress.is_done() => {}
+                Walk::Remove => change.take_out(&section, id)?,
+                Walk::Protect(_) => change.slot(&section, id)?.log.iter().for_each(|log| log.arm()),
             }
             change.note(id, progress.next.map(|next| Unfinished { next, ..unfinished }));
         }
