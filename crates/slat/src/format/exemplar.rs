@@ -1,4 +1,4 @@
-//! The contract of [`Format`](super::Format), in code: what every format has to satisfy.
+//! The contract of [`Format`], in code: what every format has to satisfy.
 //!
 //! [`check`] holds a format to it over every level and every combination of attributes; a new format calls it from its
 //! tests, and the machine's walkers then hold it against the architecture's manual.

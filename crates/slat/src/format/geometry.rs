@@ -18,8 +18,9 @@ impl Geometry {
     /// A geometry with pages of `1 << page_shift` bytes, tables of `1 << index_bits` entries, a root table of level
     /// `root` that resolves `root_bits` bits, and leaves up to level `largest_leaf`.
     ///
-    /// Invalidations are counted per region of `1 << shard_shift` bytes, which no leaf may exceed (R4). Panics, at
-    /// compile time in a const context, when the numbers contradict each other.
+    /// Invalidations are counted per region of `1 << shard_shift` bytes, which no leaf may exceed (R4). The numbers must
+    /// not contradict each other, which debug builds check.
+    #[inline(always)]
     pub const fn new(
         page_shift: u8,
         index_bits: u8,
@@ -28,10 +29,10 @@ impl Geometry {
         largest_leaf: Level,
         shard_shift: u8,
     ) -> Self {
-        assert!(root_bits > 0 && root_bits <= index_bits + 4, "a root is at most 16 tables");
-        assert!(largest_leaf.get() <= root.get(), "a leaf fits in the tree");
-        assert!(page_shift + index_bits * largest_leaf.get() <= shard_shift, "a leaf fits in a shard's region");
-        assert!(page_shift + index_bits * root.get() + root_bits <= 57, "no architecture has larger addresses");
+        debug_assert!(root_bits > 0 && root_bits <= index_bits + 4, "a root is at most 16 tables");
+        debug_assert!(largest_leaf.get() <= root.get(), "a leaf fits in the tree");
+        debug_assert!(page_shift + index_bits * largest_leaf.get() <= shard_shift, "a leaf fits in a shard's region");
+        debug_assert!(page_shift + index_bits * root.get() + root_bits <= 57, "no architecture has larger addresses");
         Self { page_shift, index_bits, root, root_bits, largest_leaf, shard_shift }
     }
 

@@ -17,7 +17,7 @@ pub(crate) use split::Split;
 use alloc::vec::Vec;
 
 use crate::addr::{Gpa, GpaRange, Level};
-use crate::format::{Format, Geometry};
+use crate::format::{Format, Geometry, Kind};
 use crate::host::Host;
 use crate::reclaim::{Domain, OutOfMemory, Reader, Section, vec_with};
 use crate::sync::Padded;
@@ -106,6 +106,28 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         Some(self.at_root(gpa)?.descend(&self.space.host, self.space.format, self.section, gpa, lowest))
     }
 
+    /// As [`walk`](Self::walk) down to the page level, unrolled for the depths that there are.
+    #[inline(always)]
+    pub(crate) fn walk_unrolled(self, gpa: Gpa) -> Option<Position<'s, H>> {
+        match self.space.geometry().root_level().get() {
+            3 => self.walk_levels::<3>(gpa),
+            2 => self.walk_levels::<2>(gpa),
+            _ => self.walk(gpa, Level::PAGE),
+        }
+    }
+
+    #[inline(always)]
+    fn walk_levels<const ROOT: u8>(self, gpa: Gpa) -> Option<Position<'s, H>> {
+        let mut position = self.at_root(gpa)?;
+        for level in (1..=ROOT).rev() {
+            if self.space.format.kind(position.raw, Level::new(level)) != Kind::Table {
+                return Some(position);
+            }
+            position = self.below(Position { level: Level::new(level), ..position }, gpa);
+        }
+        Some(position)
+    }
+
     /// The root's entry for `gpa`.
     #[inline(always)]
     pub(crate) fn at_root(self, gpa: Gpa) -> Option<Position<'s, H>> {
@@ -114,6 +136,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     }
 
     /// The entry one level further down the path to `gpa` from one that was seen to be a table.
+    #[inline(always)]
     pub(crate) fn below(self, position: Position<'s, H>, gpa: Gpa) -> Position<'s, H> {
         position.below(&self.space.host, self.space.format, self.section, gpa)
     }

@@ -51,14 +51,7 @@ enum Next {
 
 impl<'s, H: Host> Removal<'s, H> {
     pub(crate) fn new(gather: Gather, may_cut: usize) -> Self {
-        Self {
-            gather,
-            runs: [const { None }; RUNS],
-            cuts: [const { None }; CUTS],
-            may_cut,
-            changed: 0,
-            widened: false,
-        }
+        Self { gather, runs: [const { None }; RUNS], cuts: [const { None }; CUTS], may_cut, changed: 0, widened: false }
     }
 
     /// Locks what `range` maps, visiting at most `budget` entries (and at least one), or until no more can be held.

@@ -22,6 +22,8 @@ const LISTED: usize = 4;
 /// All shards of a VM.
 pub(crate) struct Shards<A: Atomics> {
     shards: Vec<Shard<A>>,
+    mask: usize,
+    shift: u32,
     geometry: Geometry,
 }
 
@@ -69,12 +71,12 @@ impl<A: Atomics> Shards<A> {
         for _ in 0..F::SHARDS {
             shards.push(Shard::new(F::REMEMBERED)?);
         }
-        Ok(Self { shards, geometry })
+        Ok(Self { mask: shards.len() - 1, shift: geometry.shard_shift(), shards, geometry })
     }
 
     #[inline(always)]
     fn index(&self, gpa: u64) -> usize {
-        (gpa >> self.geometry.shard_shift()) as usize & (self.shards.len() - 1)
+        (gpa >> self.shift) as usize & self.mask
     }
 
     /// Each shard that `range` touches, once.
@@ -96,6 +98,14 @@ impl<A: Atomics> Shards<A> {
             return Ticket { shard, word, open: [0; LISTED] };
         }
         self.ticket_among_open(shard)
+    }
+
+    /// As [`ticket`](Self::ticket), but only where nothing is open.
+    #[inline(always)]
+    pub(crate) fn quiet_word(&self, gpa: crate::addr::Gpa) -> Option<(&A::Word, u64)> {
+        let shard = self.shards.get(self.index(gpa.get()))?;
+        let word = shard.word.load(Ordering::Acquire);
+        (word & OPEN_MASK == 0).then_some((&shard.word.0, word))
     }
 
     #[cold]

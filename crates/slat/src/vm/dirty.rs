@@ -68,6 +68,13 @@ impl<A: Atomics> Log<A> {
         }
     }
 
+    /// Marks one page.
+    #[inline(always)]
+    pub(crate) fn mark_page(&self, page: u64) {
+        debug_assert!(self.first_page <= page && page < self.end_page, "a slot's log is marked for the slot's pages");
+        self.mark_word(page, 1 << (page % 64));
+    }
+
     #[inline(always)]
     fn mark_word(&self, page: u64, mask: u64) {
         let region = self.region(page);

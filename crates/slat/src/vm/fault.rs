@@ -1,4 +1,4 @@
-//! Serving one fault. The entry decides: neither what the hardware reported nor what was looked up is trusted about it
+//! Serving one fault, whatever it takes; `quick` has the common cases. The entry decides: neither what the hardware reported nor what was looked up is trusted about it
 //! (R12).
 
 use super::Vm;
@@ -261,7 +261,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         Some((level, Leaf { hpa, permissions, may_write, memory: run.memory, accessed: true }))
     }
 
-    fn request(&self, slot: &Slot<H::Atomics>) -> Request {
+    pub(super) fn request(&self, slot: &Slot<H::Atomics>) -> Request {
         let page = self.gpa.align_down(1 << self.page_shift());
         Request { slot: slot.id, gpa: page, host: slot.host_address(page), access: self.access, may_block: false }
     }
@@ -277,12 +277,12 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     }
 
     #[inline(always)]
-    fn page_shift(&self) -> u32 {
+    pub(super) fn page_shift(&self) -> u32 {
         self.visit.space.format.geometry().page_shift()
     }
 
     #[inline(always)]
-    fn flush_local(&self, level: Level) {
+    pub(super) fn flush_local(&self, level: Level) {
         self.visit.tally.flushed_local();
         let page = self.gpa.align_down(1 << self.page_shift());
         self.visit.space.host.flush_local(self.vcpu, page, Hint::Level(level));

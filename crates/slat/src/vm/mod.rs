@@ -7,6 +7,7 @@ mod handle;
 mod harvest;
 mod invalidate;
 mod log;
+mod quick;
 mod slots;
 mod statistics;
 mod vcpu;

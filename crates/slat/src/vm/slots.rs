@@ -136,6 +136,12 @@ impl<A: Atomics> Snapshot<A> {
         }
     }
 
+    /// As [`find`](Self::find), without a search: `None` when the guess is wrong, too.
+    #[inline(always)]
+    pub(crate) fn guess(&self, gpa: Gpa, last: LastUsed) -> Option<&Slot<A>> {
+        self.slots.get(last.0).filter(|slot| slot.range.contains(gpa) && !slot.dying)
+    }
+
     #[inline(never)]
     fn search(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
         let index = self.starts.partition_point(|&start| start <= gpa).checked_sub(1)?;

@@ -4,6 +4,7 @@ use core::fmt;
 
 use super::fault::{Answer, Fault, Outcome, Step};
 use super::handle::{Handle, JoinError, VmRef};
+use super::quick::quick;
 use super::slots::LastUsed;
 use crate::addr::Gpa;
 use crate::format::Format;
@@ -36,12 +37,31 @@ impl<R: VmRef> Vcpu<R> {
     ///
     /// On return the tables say what the outcome says. No other CPU's TLB was flushed unless a block was split or a leaf
     /// replaced; this CPU's was told about the page if it may have been stale.
+    #[inline]
     pub fn fault(&mut self, gpa: Gpa, access: Access) -> Outcome {
         let vm = self.handle.vm.vm();
         let space = &vm.space;
         if !space.geometry().address_space().contains(gpa) {
             return Outcome::OutOfRange;
         }
+        let member = &mut self.handle.member;
+        let tally = space.tally(&member.reader);
+        let section = space.domain.enter(&mut member.reader);
+        let visit = Visit { space, section: &section, tally };
+        match quick(vm, visit, self.last_used, self.id, gpa, access) {
+            Some(outcome) => outcome,
+            None => {
+                drop(section);
+                self.fault_at_length(gpa, access)
+            }
+        }
+    }
+
+    /// Everything that is not common, from the original arguments.
+    #[inline(never)]
+    fn fault_at_length(&mut self, gpa: Gpa, access: Access) -> Outcome {
+        let vm = self.handle.vm.vm();
+        let space = &vm.space;
         let member = &mut self.handle.member;
         let tally = space.tally(&member.reader);
         let mut answer = None;
