@@ -1,0 +1,191 @@
+//! The command as its users run it.
+
+use std::process::{Command, Output};
+
+fn slat(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_slat")).arg("dirty-log").args(arguments).output().expect("the command starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(arguments: &[&str]) -> serde_json::Value {
+    let output = slat(&[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
+    serde_json::from_slice(&output.stdout).expect("one object")
+}
+
+#[test]
+fn verifies_in_both_kinds_of_locking_and_leaves_no_table() {
+    let object = json(&["-b", "4M", "-v", "1,2", "--locking", "lock-free,exclusive", "--verify"]);
+    assert_eq!(object["schema"], "slat.dirty-log/1");
+    assert_eq!(object["command"], "dirty-log");
+    assert_eq!(object["kind"], "measured");
+    assert!(object["machine"]["cpus"].as_u64().is_some_and(|cpus| cpus > 0));
+    let runs = object["runs"].as_array().expect("runs");
+    let cells: Vec<_> = runs.iter().map(|run| (run["vcpus"].as_u64(), run["locking"].as_str())).collect();
+    let expected =
+        [(1, "lock-free"), (1, "exclusive"), (2, "lock-free"), (2, "exclusive")].map(|(n, l)| (Some(n), Some(l)));
+    assert_eq!(cells, expected);
+    for run in runs {
+        assert_eq!(run["verified"], true);
+        assert_eq!(run["tables_after_teardown"], 0);
+        assert_eq!(run["format"], "arm64-4k");
+        assert!(run["tables_peak"].as_u64().is_some_and(|tables| tables >= 4));
+        assert!(run["tlb_flushes"].as_u64().is_some_and(|flushes| flushes > 0));
+        assert!(run["populate_s"].as_f64().is_some_and(|time| time > 0.0));
+        let iterations = run["iterations"].as_array().expect("iterations");
+        assert_eq!(iterations.len(), 2);
+        let pages = 1024 * run["vcpus"].as_u64().expect("a number");
+        assert!(iterations.iter().all(|iteration| iteration["dirty_pages"] == pages && iteration["clear_s"].is_f64()));
+    }
+}
+
+#[test]
+fn every_way_of_dirtying_and_taking_is_verified() {
+    for arguments in [
+        &["-g"][..],
+        &["-a", "-w", "30", "-r", "7"],
+        &["-o", "-v", "3"],
+        &["-x", "8", "-v", "2", "-g"],
+        &["-x", "32", "-a"],
+        &["-e", "-v", "2"],
+        &["-i", "4", "-s", "anonymous"],
+        &["-s", "shmem", "-g"],
+        &["-p", "0x40000000"],
+        &["-p", "0x40001000", "-g"],
+        &["-b", "20K", "-x", "5"],
+        &["-c", "0"],
+        &["--repeat", "2"],
+    ] {
+        let size = if arguments.contains(&"-b") { &["--verify"][..] } else { &["--verify", "-b", "4M"] };
+        let object = json(&[size, arguments].concat());
+        let run = &object["runs"][0];
+        assert_eq!((&run["verified"], &run["tables_after_teardown"]), (&true.into(), &0.into()), "{arguments:?}");
+        assert_eq!(run["iterations"][0]["clear_s"].is_null(), arguments.contains(&"-g"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_page_that_is_not_copied_is_found() {
+    for arguments in [&["-g"][..], &[]] {
+        let output = slat(&[&["-b", "2M", "--verify", "--plant", "skip-page"][..], arguments].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let message = stderr(&output);
+        assert!(message.contains("verification failed: page ") && message.contains("GPA 0x"), "{message}");
+    }
+}
+
+#[test]
+fn one_run_prints_the_lines_of_kvms_test() {
+    let output = slat(&["-b", "2M"]);
+    let text = stdout(&output);
+    for line in [
+        "Test iterations: 2\n",
+        "guest physical test memory: [0xffffffe00000, 0x1000000000000)\n",
+        "Populate memory time: 0.",
+        "Enabling dirty logging time: 0.",
+        "\nIteration 1 dirty memory time: 0.",
+        "\nIteration 2 get dirty log time: 0.",
+        "\nIteration 2 clear dirty log time: 0.",
+        "\nDisabling dirty logging time: 0.",
+        "\nGet dirty log over 2 iterations took 0.",
+        "\nClear dirty log over 2 iterations took 0.",
+    ] {
+        assert!(text.contains(line), "{line:?} in\n{text}");
+    }
+    let time = text.lines().find_map(|line| line.strip_prefix("Populate memory time: ")).expect("the line");
+    assert_eq!(time.len(), "0.123456789s".len(), "nine digits");
+    assert!(!stdout(&slat(&["-b", "2M", "-g"])).contains("clear dirty log"));
+}
+
+#[test]
+fn several_runs_print_a_table_with_ratios() {
+    let text = stdout(&slat(&["-b", "1M", "-v", "1,2", "--locking", "exclusive,lock-free", "--verify"]));
+    assert!(text.contains("ratio") && text.contains("exclusive") && text.contains("no page lost"), "{text}");
+    assert!(text.lines().any(|line| line.trim_start_matches(['|', ' ']).starts_with('2')), "{text}");
+}
+
+#[test]
+fn formats_are_listed_one_a_line() {
+    let output = slat(&["--format", "list"]);
+    assert!(output.status.success());
+    assert!(stdout(&output).lines().any(|line| line == "arm64-4k"));
+    assert!(stdout(&output).lines().all(|line| !line.contains(' ')));
+}
+
+#[test]
+fn bad_input_on_every_option_says_what_is_allowed() {
+    for (arguments, code, message) in [
+        (&["-b", "0"][..], 2, "whole pages"),
+        (&["-b", "5000"], 2, "whole pages"),
+        (&["-b", "12Q"], 2, "none of k, m, g, t"),
+        (&["-b", "many"], 2, "not a size"),
+        (&["-b", "300T"], 2, "address space"),
+        (&["-b", "200T"], 3, "choose a smaller"),
+        (&["-b", "99999999999T"], 2, "64 bits"),
+        (&["-c", "9999"], 2, "there is no CPU 9999"),
+        (&["-c", "0", "-v", "2"], 2, "name one for each"),
+        (&["-c", "x"], 2, "invalid"),
+        (&["-i", "1"], 2, "at least 2"),
+        (&["-i", "x"], 2, "invalid"),
+        (&["-m", "2"], 2, "--format"),
+        (&["-m"], 2, "--format"),
+        (&["-n"], 2, "nested"),
+        (&["-p", "0x123"], 2, "page size"),
+        (&["-p", "0x1000000000000"], 2, "do not fit"),
+        (&["-p", "0xzz"], 2, "hexadecimal"),
+        (&["-r", "x"], 2, "invalid"),
+        (&["-s", "floppy"], 2, "anonymous_thp"),
+        (&["-v", "0"], 2, "1 to 1024"),
+        (&["-v", "100000"], 2, "1 to 1024"),
+        (&["-v", "1,x"], 2, "invalid"),
+        (&["-w", "101"], 2, "0 to 100"),
+        (&["-x", "0"], 2, "1 to 32764"),
+        (&["-x", "40000"], 2, "1 to 32764"),
+        (&["-x", "3"], 2, "do not divide"),
+        (&["--format", "vax"], 2, "arm64-4k"),
+        (&["--locking", "hope"], 2, "lock-free"),
+        (&["--repeat", "0"], 2, "1 to 1000"),
+        (&["--no-such-option"], 2, "unexpected"),
+        (&["-a", "stray"], 2, "unexpected"),
+    ] {
+        let with_size = [&["-b", "1M"][..], arguments].concat();
+        let arguments = if arguments[0] == "-b" { arguments } else { &with_size };
+        let output = slat(arguments);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(message), "{arguments:?}: {text}");
+        let as_json = slat(&[arguments, &["--json"]].concat());
+        assert_eq!(as_json.status.code(), Some(code), "{arguments:?} --json");
+        let object: serde_json::Value = serde_json::from_slice(&as_json.stdout).expect("an object");
+        assert!(object["error"]["message"].as_str().is_some_and(|text| text.contains(message)), "{object}");
+        assert_eq!(object["error"]["kind"], if code == 2 { "input" } else { "machine" });
+    }
+}
+
+#[test]
+fn huge_pages_that_are_not_configured_are_a_typed_error() {
+    let free = |size| std::fs::read_to_string(format!("/sys/kernel/mm/hugepages/hugepages-{size}kB/free_hugepages"));
+    let is_configured = |size| free(size).is_ok_and(|text| text.trim() != "0");
+    for (source, size) in [("anonymous_hugetlb_1gb", 1 << 20), ("shared_hugetlb", 2048)] {
+        if !is_configured(size) {
+            let output = slat(&["-b", "2M", "-s", source]);
+            assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+            assert!(stderr(&output).contains("huge"), "{}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn help_teaches() {
+    let text = stdout(&slat(&["--help"]));
+    for word in ["populate", "Examples:", "Exit codes", "Modelled", "--verify", "--locking"] {
+        assert!(text.contains(word), "{word}");
+    }
+}
