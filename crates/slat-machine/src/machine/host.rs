@@ -1,0 +1,142 @@
+//! What the engine asks of its embedder.
+
+use std::cell::Cell;
+use std::sync::atomic::AtomicU64;
+
+use slat::addr::{Gpa, GpaRange, Hpa};
+use slat::host::{Backing, Flush, Hint, MemoryType, Permissions, Request, Run, TableMemory, Tlb, Translation, VcpuId};
+
+use super::Machine;
+use crate::broadcast::Pending;
+use crate::memory::HugeSize;
+use crate::physical::GUEST_BASE;
+
+// SAFETY:
+// * The arena hands out zeroed frames, each to one caller until it is freed, runs of them aligned to their length.
+// * `words` is the arena's mapping at the frame's own place, which does not move while the machine exists; the
+//   machine's walkers read the same words.
+unsafe impl TableMemory for Machine {
+    type Atomics = slat::sync::Core;
+
+    fn allocate(&self, tables: usize) -> Option<Hpa> {
+        if self.injections.refuses_allocation(tables) {
+            return None;
+        }
+        self.physical.tables().allocate(tables)
+    }
+
+    unsafe fn free(&self, table: Hpa, tables: usize) {
+        self.physical.tables().free(table, tables);
+    }
+
+    #[inline(always)]
+    unsafe fn words(&self, table: Hpa) -> &[AtomicU64] {
+        self.physical.tables().words(table)
+    }
+}
+
+impl Backing for Machine {
+    /// The host's memory never moves: the answer is the aligned piece of guest memory around the page, as large as the
+    /// largest leaf, but never less than 2 MiB.
+    fn translate(&self, request: Request) -> Translation {
+        if let Some(planted) = self.injections.translation(&request) {
+            return planted;
+        }
+        let memory = self.memory();
+        let offset = request.host.get();
+        if offset >= memory.len() {
+            return Translation::Denied;
+        }
+        let piece = memory.source().page_size().max(HugeSize::TwoMebibytes.bytes());
+        let start = offset & !(piece - 1);
+        let end = (start + piece).min(memory.len());
+        // The piece may begin before the guest's addresses do, when a slot lies low but its memory high.
+        let before = (offset - start).min(request.gpa.get());
+        let guest = GpaRange::with_len(Gpa::new(request.gpa.get() - before), before + (end - offset));
+        Translation::Run(Run {
+            guest: guest.expect("guest memory ends before the guest's addresses do"),
+            hpa: Hpa::new(GUEST_BASE.get() + offset - before),
+            largest: memory.source().largest_leaf(),
+            permissions: Permissions::ALL,
+            memory: MemoryType::Normal,
+        })
+    }
+}
+
+/// Turns of a wait that spin before one yields the processor: the machine often has more cores than its host.
+const SPINS: u32 = 32;
+
+impl Tlb for Machine {
+    type Pending = Pending;
+
+    fn flush(&self, flush: Flush) -> Pending {
+        self.broadcast.post(flush)
+    }
+
+    fn wait(&self, pending: Pending) {
+        self.broadcast.wait(&pending);
+    }
+
+    fn flush_local(&self, vcpu: VcpuId, page: Gpa, level: Hint) {
+        self.broadcast.post_local(vcpu.0, page, level);
+    }
+
+    fn relax(&self) {
+        thread_local!(static TURNS: Cell<u32> = const { Cell::new(0) });
+        let turn = TURNS.get().wrapping_add(1);
+        TURNS.set(turn);
+        if turn.is_multiple_of(SPINS) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+// A VM that borrows its machine: who made the machine can look at it after the VM is gone.
+
+// SAFETY: the machine that is referred to keeps the contract.
+unsafe impl TableMemory for &Machine {
+    type Atomics = slat::sync::Core;
+
+    fn allocate(&self, tables: usize) -> Option<Hpa> {
+        Machine::allocate(self, tables)
+    }
+
+    unsafe fn free(&self, table: Hpa, tables: usize) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { Machine::free(self, table, tables) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(&self, table: Hpa) -> &[AtomicU64] {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { Machine::words(self, table) }
+    }
+}
+
+impl Backing for &Machine {
+    fn translate(&self, request: Request) -> Translation {
+        Machine::translate(self, request)
+    }
+}
+
+impl Tlb for &Machine {
+    type Pending = Pending;
+
+    fn flush(&self, flush: Flush) -> Pending {
+        Machine::flush(self, flush)
+    }
+
+    fn wait(&self, pending: Pending) {
+        Machine::wait(self, pending);
+    }
+
+    fn flush_local(&self, vcpu: VcpuId, page: Gpa, level: Hint) {
+        Machine::flush_local(self, vcpu, page, level);
+    }
+
+    fn relax(&self) {
+        Machine::relax(self);
+    }
+}

@@ -1,0 +1,105 @@
+//! The machine's host physical address space: page tables at 4 GiB, guest memory at 1 TiB, nothing elsewhere.
+
+mod arena;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+
+use slat::addr::Hpa;
+
+pub use self::arena::{Arena, FRAME_SIZE, FRAME_WORDS};
+use crate::memory::GuestMemory;
+use crate::walk::{Abort, DescriptorMemory};
+
+/// Where the frames for page tables begin.
+pub const TABLES_BASE: Hpa = Hpa::new(4 << 30);
+/// Where guest memory begins: a multiple of every leaf's size, so that offsets and addresses are congruent.
+pub const GUEST_BASE: Hpa = Hpa::new(1 << 40);
+/// The most frames that fit below guest memory.
+pub const MOST_TABLES: usize = ((GUEST_BASE.get() - TABLES_BASE.get()) / FRAME_SIZE) as usize;
+
+/// Everything that has a host physical address.
+#[derive(Debug)]
+pub struct Physical {
+    tables: Arena,
+    guest: GuestMemory,
+}
+
+impl Physical {
+    pub(crate) fn new(tables: Arena, guest: GuestMemory) -> Self {
+        Self { tables, guest }
+    }
+
+    /// The frames for page tables.
+    #[inline(always)]
+    pub fn tables(&self) -> &Arena {
+        &self.tables
+    }
+
+    /// The guest's memory.
+    #[inline(always)]
+    pub fn guest(&self) -> &GuestMemory {
+        &self.guest
+    }
+
+    /// The offset in guest memory of the word at `hpa`; `None` when the word is not guest memory.
+    #[inline]
+    pub fn guest_offset(&self, hpa: Hpa) -> Option<u64> {
+        hpa.checked_offset_from(GUEST_BASE).filter(|&offset| offset < self.guest.len())
+    }
+
+    fn descriptor(&self, hpa: Hpa) -> Result<&AtomicU64, Abort> {
+        self.tables.word(hpa).ok_or(Abort { hpa })
+    }
+}
+
+impl DescriptorMemory for Physical {
+    fn read(&self, hpa: Hpa) -> Result<u64, Abort> {
+        // Acquire, where hardware has an address dependency: pairs with the release that published the table.
+        Ok(self.descriptor(hpa)?.load(Acquire))
+    }
+
+    fn update(&self, hpa: Hpa, current: u64, new: u64) -> Result<Result<u64, u64>, Abort> {
+        Ok(self.descriptor(hpa)?.compare_exchange(current, new, AcqRel, Acquire))
+    }
+
+    fn generation(&self, hpa: Hpa) -> Option<u32> {
+        self.tables.generation(hpa)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{PAGE_SIZE, Source};
+
+    fn physical() -> Physical {
+        let guest = GuestMemory::new(2 * PAGE_SIZE, Source::Anonymous).unwrap();
+        Physical::new(Arena::new(TABLES_BASE, 4).unwrap(), guest)
+    }
+
+    #[test]
+    fn guest_memory_is_where_it_should_be_and_nowhere_else() {
+        let physical = physical();
+        let at = |bytes| physical.guest_offset(Hpa::new(bytes));
+        let base = GUEST_BASE.get();
+        assert_eq!((at(base), at(base + 2 * PAGE_SIZE - 8)), (Some(0), Some(2 * PAGE_SIZE - 8)));
+        assert_eq!((at(base - 8), at(base + 2 * PAGE_SIZE), at(0)), (None, None, None));
+    }
+
+    #[test]
+    fn descriptors_are_read_from_allocated_tables_only() {
+        let physical = physical();
+        let table = physical.tables().allocate(1).unwrap();
+        let second = Hpa::new(table.get() + 8);
+        physical.tables().words(table)[1].store(5, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(physical.read(second), Ok(5));
+        assert_eq!(physical.update(second, 5, 6), Ok(Ok(5)));
+        assert_eq!(physical.update(second, 5, 7), Ok(Err(6)));
+        for nowhere in [Hpa::new(0), GUEST_BASE, Hpa::new(table.get() + 4 * FRAME_SIZE)] {
+            assert_eq!(physical.read(nowhere), Err(Abort { hpa: nowhere }));
+        }
+        physical.tables().free(table, 1);
+        assert_eq!(physical.read(second), Err(Abort { hpa: second }));
+    }
+}

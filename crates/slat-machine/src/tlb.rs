@@ -1,0 +1,263 @@
+//! What one core caches: translations of leaves, and pointers to tables.
+//!
+//! Both caches are finite and direct-mapped, so that the same accesses always leave the same contents. An entry lives
+//! until another takes its place or a flush reaches this core: nothing is dropped out of kindness. In particular a
+//! flush of leaves leaves the walk cache alone, a level hint spares entries of other levels, and an entry that did not
+//! allow an access stays. An engine that flushes less than it has to is therefore caught out.
+
+use slat::addr::{Gpa, GpaRange, Hpa, Level};
+use slat::host::{Flush, Hint};
+
+use crate::walk::{DescriptorMemory, Fault, FaultKind, Translation, Walker};
+
+/// How many entries the caches of a core have, each a power of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TlbSize {
+    /// Translations of pages.
+    pub pages: usize,
+    /// Translations of larger leaves.
+    pub blocks: usize,
+    /// Pointers to tables.
+    pub tables: usize,
+}
+
+impl Default for TlbSize {
+    fn default() -> Self {
+        Self { pages: 1024, blocks: 64, tables: 64 }
+    }
+}
+
+/// The caches of one core. Plain memory: only the core's own thread touches it.
+#[derive(Debug)]
+pub struct Tlb {
+    shifts: [u32; Level::COUNT],
+    pages: Box<[Option<Entry>]>,
+    blocks: Box<[Option<Entry>]>,
+    /// A bit for each level above the page that may have an entry in `blocks`.
+    block_levels: u32,
+    walks: WalkCache,
+}
+
+/// A translation and the leaf-sized piece of guest memory that it is for.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    number: u64,
+    translation: Translation,
+}
+
+/// What the TLB knows about an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup {
+    /// Nothing: walk.
+    Miss,
+    /// One translation.
+    Hit(Translation),
+    /// Translations of two sizes: the tables were changed without break-before-make (arm64: TLB conflict abort).
+    Conflict,
+}
+
+impl Tlb {
+    /// Empty caches for the leaf sizes of `walker`.
+    ///
+    /// # Panics
+    ///
+    /// When a size is no power of two.
+    pub fn new(walker: &dyn Walker, size: TlbSize) -> Self {
+        Self {
+            shifts: shifts(walker),
+            pages: vec![None; power_of_two(size.pages)].into(),
+            blocks: vec![None; power_of_two(size.blocks)].into(),
+            block_levels: 0,
+            walks: WalkCache::new(walker, size.tables),
+        }
+    }
+
+    /// The translations that the TLB holds for `gpa`.
+    #[inline]
+    pub fn lookup(&self, gpa: Gpa) -> Lookup {
+        let mut found = Lookup::Miss;
+        let mut levels = self.block_levels | 1;
+        while levels != 0 {
+            let level = Level::new(levels.trailing_zeros() as u8);
+            levels &= levels - 1;
+            if let Some(translation) = self.at(gpa, level) {
+                if found != Lookup::Miss {
+                    return Lookup::Conflict;
+                }
+                found = Lookup::Hit(translation);
+            }
+        }
+        found
+    }
+
+    /// Remembers what a walk for `gpa` found.
+    pub fn fill(&mut self, gpa: Gpa, translation: Translation) {
+        let number = gpa.get() >> self.shifts[translation.level.index()];
+        if translation.level > Level::PAGE {
+            self.block_levels |= 1 << translation.level.get();
+        }
+        *self.place(number, translation.level) = Some(Entry { number, translation });
+    }
+
+    /// The pointers to tables, for a walk to begin with.
+    pub fn walks(&mut self) -> &mut WalkCache {
+        &mut self.walks
+    }
+
+    /// Drops exactly what `flush` covers.
+    pub fn flush(&mut self, flush: Flush) {
+        match flush {
+            Flush::Leaves { range, level } => self.flush_leaves(range, level),
+            Flush::Tables { range } => {
+                self.flush_leaves(range, Hint::Unknown);
+                self.walks.flush(range);
+            }
+            Flush::All => {
+                self.pages.fill(None);
+                self.blocks.fill(None);
+                self.walks.entries.fill(None);
+                self.block_levels = 0;
+            }
+        }
+    }
+
+    fn flush_leaves(&mut self, range: GpaRange, hint: Hint) {
+        let concerned = |level: Level| hint == Hint::Unknown || hint == Hint::Level(level);
+        if range.is_empty() {
+            return;
+        }
+        let shifts = self.shifts;
+        if concerned(Level::PAGE) {
+            let first = range.start().get() >> shifts[0];
+            let last = (range.end().get() - 1) >> shifts[0];
+            if last - first < self.pages.len() as u64 {
+                for number in first..=last {
+                    self.place(number, Level::PAGE).take_if(|entry| entry.number == number);
+                }
+            } else {
+                drop_where(&mut self.pages, |entry| (first..=last).contains(&entry.number));
+            }
+        }
+        if self.block_levels != 0 {
+            drop_where(&mut self.blocks, |entry| {
+                let level = entry.translation.level;
+                concerned(level) && piece(entry.number, shifts[level.index()]).overlaps(range)
+            });
+        }
+    }
+
+    #[inline]
+    fn at(&self, gpa: Gpa, level: Level) -> Option<Translation> {
+        let number = gpa.get() >> self.shifts[level.index()];
+        let entries = if level == Level::PAGE { &self.pages } else { &self.blocks };
+        let entry = entries[position(number, level, entries.len())]?;
+        (entry.number == number && entry.translation.level == level).then_some(entry.translation)
+    }
+
+    fn place(&mut self, number: u64, level: Level) -> &mut Option<Entry> {
+        let entries = if level == Level::PAGE { &mut self.pages } else { &mut self.blocks };
+        let position = position(number, level, entries.len());
+        &mut entries[position]
+    }
+}
+
+/// Pointers to tables below the root. An entry is trusted until a flush of tables covers a part of what the table maps.
+#[derive(Debug)]
+pub struct WalkCache {
+    shifts: [u32; Level::COUNT],
+    entries: Box<[Option<Table>]>,
+}
+
+/// A table whose entries are of `level`, and the piece of guest memory that it maps.
+#[derive(Clone, Copy, Debug)]
+struct Table {
+    number: u64,
+    level: Level,
+    table: Hpa,
+    generation: Option<u32>,
+}
+
+impl WalkCache {
+    fn new(walker: &dyn Walker, tables: usize) -> Self {
+        Self { shifts: shifts(walker), entries: vec![None; power_of_two(tables)].into() }
+    }
+
+    /// A cache that keeps nothing.
+    pub(crate) fn without_entries() -> Self {
+        Self { shifts: [0; Level::COUNT], entries: Box::default() }
+    }
+
+    /// The lowest table that is known for `gpa`, with the level of its entries, below `start`.
+    ///
+    /// A pointer to a table that has been freed since is a fault: it should have been flushed before that (M2).
+    pub(crate) fn lookup(
+        &self,
+        memory: &dyn DescriptorMemory,
+        gpa: Gpa,
+        start: Level,
+    ) -> Result<Option<(Hpa, Level)>, Fault> {
+        let mut next = (!self.entries.is_empty()).then_some(Level::PAGE);
+        while let Some(level) = next.filter(|&level| level < start) {
+            let number = gpa.get() >> self.span_shift(level);
+            match self.entries[position(number, level, self.entries.len())] {
+                Some(known) if known.number == number && known.level == level => {
+                    return if memory.generation(known.table) == known.generation {
+                        Ok(Some((known.table, level)))
+                    } else {
+                        Err(Fault { kind: FaultKind::External(known.table), level })
+                    };
+                }
+                _ => next = level.above(),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Remembers that the entries of `level` for `gpa` are in the table at `table`.
+    pub(crate) fn fill(&mut self, memory: &dyn DescriptorMemory, gpa: Gpa, level: Level, table: Hpa) {
+        if !self.entries.is_empty() {
+            let number = gpa.get() >> self.span_shift(level);
+            let position = position(number, level, self.entries.len());
+            self.entries[position] = Some(Table { number, level, table, generation: memory.generation(table) });
+        }
+    }
+
+    fn flush(&mut self, range: GpaRange) {
+        let shifts = self.shifts;
+        drop_where(&mut self.entries, |known| piece(known.number, shifts[known.level.index() + 1]).overlaps(range));
+    }
+
+    /// What a table of `level` maps is what one entry of the level above covers.
+    fn span_shift(&self, level: Level) -> u32 {
+        self.shifts[level.index() + 1]
+    }
+}
+
+fn shifts(walker: &dyn Walker) -> [u32; Level::COUNT] {
+    std::array::from_fn(|level| walker.shift(Level::new(level as u8)))
+}
+
+/// The guest addresses of piece `number` among pieces of `1 << shift` bytes.
+fn piece(number: u64, shift: u32) -> GpaRange {
+    GpaRange::around(Gpa::new(number << shift), 1 << shift)
+}
+
+/// Neighbours lie beside each other, and levels do not all begin at the same place.
+#[inline]
+fn position(number: u64, level: Level, entries: usize) -> usize {
+    (number as usize).wrapping_add(usize::from(level.get()) * 21) & (entries - 1)
+}
+
+fn drop_where<T>(entries: &mut [Option<T>], covered: impl Fn(&T) -> bool) {
+    for entry in entries {
+        entry.take_if(|entry| covered(entry));
+    }
+}
+
+fn power_of_two(entries: usize) -> usize {
+    assert!(entries.is_power_of_two(), "a cache has a power of two of entries, not {entries}");
+    entries
+}
+
+#[cfg(test)]
+mod tests;

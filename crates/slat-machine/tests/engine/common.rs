@@ -1,0 +1,186 @@
+//! A VM on the machine, as all of these tests use it.
+
+use slat::addr::{Gpa, GpaRange, HostAddress};
+use slat::format::Arm64;
+use slat::host::{SlotId, VcpuId};
+use slat::vm::{
+    Budget, Config, LogError, LogMode, NewSlot, Pages, Progress, RangeError, SlotError, SlotFlags, Statistics,
+    Teardown, Vcpu, Vm, Worker,
+};
+use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::walk::arm64::{Stage2, Vtcr};
+use slat_machine::{Machine, MachineConfig, Runner};
+
+pub(crate) type TestVm<'m> = Vm<&'m Machine, Arm64>;
+pub(crate) type TestVcpu<'v, 'm> = Runner<'m, Vcpu<&'v TestVm<'m>>>;
+pub(crate) type TestWorker<'v, 'm> = Worker<&'v TestVm<'m>>;
+
+pub(crate) const IPA_BITS: u32 = 40;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const BLOCK: u64 = 2 * MIB;
+pub(crate) const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Protect) };
+pub(crate) const LOGGED_INITIALLY_SET: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
+pub(crate) const UNLOGGED: SlotFlags = SlotFlags { read_only: false, log: None };
+
+pub(crate) fn machine(memory: u64, source: Source, cores: u32) -> Machine {
+    let walker = Stage2::new(Vtcr::for_ipa_bits(IPA_BITS).unwrap());
+    Machine::new(MachineConfig::new(memory, source, cores), Box::new(walker)).unwrap()
+}
+
+pub(crate) fn vm(machine: &Machine) -> TestVm<'_> {
+    let config = Config { vcpus: machine.cores(), workers: 4, ..Config::default() };
+    Vm::new(machine, Arm64::new(IPA_BITS).unwrap(), config).unwrap()
+}
+
+pub(crate) fn vcpu<'v, 'm>(vm: &'v TestVm<'m>, id: u32) -> TestVcpu<'v, 'm> {
+    Runner::new(vm.host(), VcpuId(id), vm.root().unwrap(), Vcpu::new(vm, VcpuId(id)).unwrap())
+}
+
+pub(crate) fn worker<'v, 'm>(vm: &'v TestVm<'m>) -> TestWorker<'v, 'm> {
+    let mut worker = Worker::new(vm).unwrap();
+    worker.top_up(64).unwrap();
+    worker
+}
+
+pub(crate) fn range(start: u64, bytes: u64) -> GpaRange {
+    GpaRange::with_len(Gpa::new(start), bytes).unwrap()
+}
+
+/// A slot at `start` whose memory begins at `offset` of the machine's.
+pub(crate) fn slot(start: u64, bytes: u64, offset: u64) -> NewSlot {
+    NewSlot { range: range(start, bytes), host: HostAddress::new(offset), flags: UNLOGGED }
+}
+
+/// A VM with one slot, number 0, of all the machine's memory at `base`.
+pub(crate) fn vm_with_memory<'m>(machine: &'m Machine, base: u64) -> TestVm<'m> {
+    let vm = vm(machine);
+    worker(&vm).create_slot(SlotId(0), slot(base, machine.memory().len(), 0)).unwrap();
+    vm
+}
+
+pub(crate) fn all_pages(machine: &Machine) -> Pages {
+    Pages { first: 0, count: machine.memory().pages() }
+}
+
+pub(crate) fn bitmap_for(pages: Pages) -> Vec<u64> {
+    vec![0; pages.count.div_ceil(64) as usize]
+}
+
+pub(crate) fn is_set(bitmap: &[u64], page: u64) -> bool {
+    bitmap[(page / 64) as usize] >> (page % 64) & 1 != 0
+}
+
+/// Calls a change of a slot until it is done, again and again while another thread is changing slots.
+fn finish(mut step: impl FnMut() -> Result<Progress, SlotError>) -> u64 {
+    let mut changed = 0;
+    loop {
+        match step() {
+            Ok(progress) => {
+                changed += progress.changed;
+                if progress.is_done() {
+                    return changed;
+                }
+            }
+            Err(SlotError::Busy) => std::thread::yield_now(),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+/// Goes over `range` in steps that each go on where the last one stopped.
+pub(crate) fn step_over(range: GpaRange, mut step: impl FnMut(GpaRange) -> Result<Progress, RangeError>) -> u64 {
+    let (mut rest, mut changed) = (range, 0);
+    loop {
+        let progress = step(rest).unwrap();
+        changed += progress.changed;
+        match progress.next {
+            Some(next) => {
+                // A step that met somebody else's work may come no further than it began.
+                assert!(rest.contains(next), "{range} goes on at {next} after {rest}");
+                rest = range.from(next);
+            }
+            None => return changed,
+        }
+    }
+}
+
+pub(crate) fn set_flags(worker: &mut TestWorker<'_, '_>, id: SlotId, flags: SlotFlags, budget: Budget) -> u64 {
+    finish(|| worker.set_flags(id, flags, budget))
+}
+
+pub(crate) fn delete_slot(worker: &mut TestWorker<'_, '_>, id: SlotId, budget: Budget) -> u64 {
+    finish(|| worker.delete_slot(id, budget))
+}
+
+/// Takes the whole log by harvests of at most `budget`; the last one's word on whether it was complete.
+pub(crate) fn harvest(
+    worker: &mut TestWorker<'_, '_>,
+    id: SlotId,
+    pages: Pages,
+    bitmap: &mut [u64],
+    budget: Budget,
+) -> Result<bool, LogError> {
+    let mut at = pages.first;
+    loop {
+        let left = Pages { first: at, count: pages.first + pages.count - at };
+        let mut part = bitmap_for(left);
+        let harvest = worker.harvest(id, left, &mut part, budget)?;
+        for page in (0..left.count).filter(|&page| is_set(&part, page)) {
+            let page = at - pages.first + page;
+            bitmap[(page / 64) as usize] |= 1 << (page % 64);
+        }
+        match harvest.next {
+            Some(next) => at = next,
+            None => return Ok(harvest.complete),
+        }
+    }
+}
+
+/// Clears what `bitmap` names, in steps of at most `budget`.
+pub(crate) fn clear_dirty(
+    worker: &mut TestWorker<'_, '_>,
+    id: SlotId,
+    pages: Pages,
+    bitmap: &[u64],
+    budget: Budget,
+) -> Result<u64, LogError> {
+    let (mut left, mut named, mut protected) = (pages, bitmap.to_vec(), 0);
+    loop {
+        let progress = worker.clear_dirty(id, left, &named, budget)?;
+        protected += progress.protected;
+        let Some(next) = progress.next else { return Ok(protected) };
+        assert!(next > left.first, "the clearing goes on at page {next} after {left:?}");
+        drop_first_bits(&mut named, next - left.first);
+        left = Pages { first: next, count: pages.first + pages.count - next };
+    }
+}
+
+/// Bit `count` becomes bit 0.
+fn drop_first_bits(bitmap: &mut Vec<u64>, count: u64) {
+    bitmap.drain(..(count / 64) as usize);
+    let shift = count % 64;
+    for index in (0..bitmap.len()).filter(|_| shift != 0) {
+        let above = bitmap.get(index + 1).map_or(0, |above| above << (64 - shift));
+        bitmap[index] = bitmap[index] >> shift | above;
+    }
+}
+
+pub(crate) fn tear_down(worker: &mut TestWorker<'_, '_>, budget: Budget) {
+    while worker.teardown(budget) == Teardown::More {}
+}
+
+/// What the VM counts is what the machine gave.
+pub(crate) fn assert_tables_agree(vm: &TestVm<'_>) {
+    assert_eq!(vm.statistics().tables, vm.host().tables_now(), "the VM and its host count different tables");
+}
+
+/// Nothing is held any more.
+pub(crate) fn assert_nothing_held(statistics: Statistics, machine: &Machine) {
+    assert_eq!((statistics.tables, machine.tables_now()), (0, 0), "tables are left");
+    assert!(statistics.leaves.iter().all(|&leaves| leaves == 0), "leaves are left: {statistics:?}");
+    assert_eq!(statistics.awaiting, 0, "something awaits a grace period");
+}
+
+pub(crate) fn page_gpa(base: u64, page: u64) -> Gpa {
+    Gpa::new(base + page * PAGE_SIZE)
+}

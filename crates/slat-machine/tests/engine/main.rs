@@ -1,0 +1,10 @@
+//! The engine on the machine: guests that run, and what they see.
+
+mod common;
+mod dirty_log;
+mod populate;
+mod slots;
+mod split;
+mod stage;
+mod stress;
+mod teardown;

@@ -1,0 +1,157 @@
+//! Blocks under the dirty log: a write splits its block, and only the page written is reported.
+
+use slat::addr::Gpa;
+use slat::host::SlotId;
+use slat::vm::Budget;
+use slat_machine::memory::{PAGE_SIZE, Source};
+
+use crate::common::*;
+use crate::stage::Stage;
+
+const BASE: u64 = 4 << 30;
+const SLOT: SlotId = SlotId(0);
+
+#[test]
+fn a_write_splits_its_block_and_marks_its_page() {
+    let machine = machine(8 * MIB, Source::AnonymousThp, 1);
+    let vm = vm_with_memory(&machine, BASE);
+    let mut vcpu = vcpu(&vm, 0);
+    for page in 0..2048 {
+        vcpu.store(page_gpa(BASE, page), page).unwrap();
+    }
+    assert_eq!(vm.statistics().leaves[..2], [0, 4]);
+    let mut worker = worker(&vm);
+    assert_eq!(set_flags(&mut worker, SLOT, LOGGED, Budget::UNLIMITED), 4, "one entry a block");
+
+    vcpu.store(page_gpa(BASE, 700), 7).unwrap();
+    assert_eq!(vm.statistics().leaves[..2], [512, 3]);
+    assert_eq!(vm.statistics().splits, 1);
+    for page in 0..2048 {
+        assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(if page == 700 { 7 } else { page }));
+    }
+    assert_eq!(vm.statistics().splits, 1, "reading splits nothing");
+
+    let mut bitmap = bitmap_for(all_pages(&machine));
+    assert_eq!(worker.get_dirty(SLOT, all_pages(&machine), &mut bitmap), Ok(1));
+    assert!(is_set(&bitmap, 700));
+    let mut bitmap = bitmap_for(all_pages(&machine));
+    assert_eq!(harvest(&mut worker, SLOT, all_pages(&machine), &mut bitmap, Budget::UNLIMITED), Ok(true));
+    assert!((0..2048).all(|page| is_set(&bitmap, page) == (page == 700)));
+}
+
+#[test]
+fn a_page_is_marked_once_a_round_and_faults_once_a_round() {
+    let machine = machine(4 * MIB, Source::AnonymousThp, 1);
+    let vm = vm_with_memory(&machine, BASE);
+    let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
+    set_flags(&mut worker, SLOT, LOGGED, Budget::UNLIMITED);
+    for round in 0..5 {
+        let before = vcpu.counts();
+        for value in 0..3 {
+            vcpu.store(Gpa::new(BASE + 0x5000), 10 * round + value).unwrap();
+        }
+        let faults = vcpu.counts() - before;
+        let first = u64::from(round == 0);
+        assert_eq!((faults.relaxed, faults.mapped), (1 - first, first), "round {round}: {faults:?}");
+        let mut bitmap = bitmap_for(all_pages(&machine));
+        let complete = harvest(&mut worker, SLOT, all_pages(&machine), &mut bitmap, Budget::UNLIMITED);
+        assert_eq!((complete, bitmap[0], &bitmap[1..]), (Ok(true), 1 << 5, &[0; 15][..]));
+    }
+}
+
+#[test]
+fn initially_set_costs_nothing_until_it_is_cleared() {
+    let machine = machine(4 * MIB, Source::AnonymousThp, 1);
+    let vm = vm_with_memory(&machine, BASE);
+    let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
+    for page in 0..1024 {
+        vcpu.store(page_gpa(BASE, page), page).unwrap();
+    }
+    let flushes = machine.flushes();
+    assert_eq!(set_flags(&mut worker, SLOT, LOGGED_INITIALLY_SET, Budget::UNLIMITED), 0);
+    let before = vcpu.counts();
+    for page in 0..1024 {
+        vcpu.store(page_gpa(BASE, page), page + 1).unwrap();
+    }
+    assert_eq!((vcpu.counts() - before).faults, 0, "still writable, marked already");
+    assert_eq!(machine.flushes(), flushes);
+    let mut bitmap = bitmap_for(all_pages(&machine));
+    assert_eq!(worker.get_dirty(SLOT, all_pages(&machine), &mut bitmap), Ok(1024));
+    clear_dirty(&mut worker, SLOT, all_pages(&machine), &bitmap, Budget::UNLIMITED).unwrap();
+    assert_eq!(worker.get_dirty(SLOT, all_pages(&machine), &mut bitmap), Ok(0));
+    vcpu.store(page_gpa(BASE, 9), 0).unwrap();
+    assert_eq!(worker.get_dirty(SLOT, all_pages(&machine), &mut bitmap), Ok(1));
+}
+
+#[test]
+fn without_the_log_blocks_are_writable_again_as_they_are() {
+    let machine = machine(4 * MIB, Source::AnonymousThp, 1);
+    let vm = vm_with_memory(&machine, BASE);
+    let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
+    vcpu.store(Gpa::new(BASE), 1).unwrap();
+    set_flags(&mut worker, SLOT, LOGGED, Budget::UNLIMITED);
+    set_flags(&mut worker, SLOT, UNLOGGED, Budget::UNLIMITED);
+    vcpu.store(Gpa::new(BASE), 2).unwrap();
+    assert_eq!(vm.statistics().leaves[..2], [0, 1], "nothing to split for");
+}
+
+#[test]
+fn vcpus_that_split_one_block_together_lose_no_write() {
+    const VCPUS: u32 = 4;
+    for round in 0..30 {
+        let machine = machine(2 * BLOCK, Source::AnonymousThp, VCPUS);
+        let vm = vm_with_memory(&machine, BASE);
+        let mut worker = worker(&vm);
+        vcpu(&vm, 0).store(Gpa::new(BASE), 0).unwrap();
+        vcpu(&vm, 0).store(Gpa::new(BASE + BLOCK), 0).unwrap();
+        set_flags(&mut worker, SLOT, LOGGED, Budget::UNLIMITED);
+        std::thread::scope(|scope| {
+            for id in 0..VCPUS {
+                let vm = &vm;
+                scope.spawn(move || {
+                    let mut vcpu = vcpu(vm, id);
+                    for page in (u64::from(id)..1024).step_by(VCPUS as usize) {
+                        vcpu.store(page_gpa(BASE, page), page + round).unwrap();
+                    }
+                });
+            }
+        });
+        assert!((0..1024).all(|page| machine.memory().load(page * PAGE_SIZE) == page + round));
+        assert_eq!((vm.statistics().splits, vm.statistics().leaves[0]), (2, 1024));
+        let mut bitmap = bitmap_for(all_pages(&machine));
+        assert_eq!(worker.get_dirty(SLOT, all_pages(&machine), &mut bitmap), Ok(1024), "every page was written");
+    }
+}
+
+/// Readers and writers of one block while it is protected, split, unmapped and mapped as a block again.
+#[test]
+fn a_guest_sees_its_memory_whatever_size_of_leaf_maps_it() {
+    const VCPUS: u32 = 3;
+    let machine = machine(2 * BLOCK, Source::AnonymousThp, VCPUS);
+    let vm = vm_with_memory(&machine, BASE);
+    let stage = Stage::default();
+    std::thread::scope(|scope| {
+        let _curtain = stage.curtain();
+        for id in 0..VCPUS {
+            let mut value = 0;
+            stage.guest(scope, &vm, id, move |vcpu| {
+                value += 1;
+                let pages = || (u64::from(id)..1024).step_by(VCPUS as usize * 31);
+                pages().for_each(|page| vcpu.store(page_gpa(BASE, page), value).unwrap());
+                pages().for_each(|page| assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(value)));
+            });
+        }
+        let mut worker = worker(&vm);
+        for _ in 0..100 {
+            set_flags(&mut worker, SLOT, LOGGED, Budget::entries(1));
+            stage.let_guests_act(2);
+            let mut bitmap = bitmap_for(all_pages(&machine));
+            harvest(&mut worker, SLOT, all_pages(&machine), &mut bitmap, Budget::UNLIMITED).unwrap();
+            set_flags(&mut worker, SLOT, UNLOGGED, Budget::UNLIMITED);
+            stage.let_guests_act(2);
+            step_over(range(BASE, 2 * BLOCK), |part| worker.unmap(part, Budget::UNLIMITED));
+            worker.reclaim(Budget::UNLIMITED);
+            worker.top_up(8).unwrap();
+        }
+    });
+}
