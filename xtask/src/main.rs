@@ -1,12 +1,15 @@
-//! The project's own chores: `cargo xtask test`.
+//! The project's own chores: `cargo xtask --help`.
 
+mod layers;
+mod no_std;
 mod test;
+mod tools;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(about = "slat's chores")]
+#[command(about = "slat's chores", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     chore: Chore,
@@ -14,16 +17,22 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Runs everything that must pass; ends with one line `N passed, N failed, N skipped`.
+    /// Runs everything that must pass; ends with one line `N passed, N failed, N skipped`
     Test {
-        /// Only what the inner loop needs: formatting, lints, unit tests.
+        /// Only what the inner loop needs: formatting, lints, floors, unit tests
         #[arg(long)]
         quick: bool,
     },
+    /// Checks the house: imports against the floors, atomics and `unsafe` outside of their rooms, files that are too long
+    Layers,
+    /// Builds the engine without `std`, looks at what it needs from outside, links it and runs it
+    NoStd,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().chore {
         Chore::Test { quick } => test::run(quick),
+        Chore::Layers => layers::check().map(|()| ExitCode::SUCCESS),
+        Chore::NoStd => no_std::check().map(|()| ExitCode::SUCCESS),
     }
 }

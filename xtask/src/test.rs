@@ -1,7 +1,15 @@
 //! `cargo xtask test`: everything that must pass, one step after another, counted.
 
+use anyhow::ensure;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
+use std::time::Instant;
+
+use crate::tools::{cargo, output, run as run_command};
+use crate::{layers, no_std};
+
+/// Packages whose tests want optimised code with every debug assertion: threads, model checkers.
+const CHECKED: [&str; 2] = ["slat-machine", "slat-model"];
 
 /// What the steps came to.
 #[derive(Default)]
@@ -12,15 +20,21 @@ struct Counts {
     failures: Vec<String>,
 }
 
-/// Runs all steps, or the quick ones.
+/// Runs all steps, or the quick ones. Goes on after a failure; the last line says how many there were.
 pub(crate) fn run(quick: bool) -> anyhow::Result<ExitCode> {
     let mut counts = Counts::default();
-    counts.check("formatting", &["fmt", "--all", "--check"]);
-    counts.check("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-    counts.tests("tests", &["test", "--workspace", "--no-fail-fast"]);
+    counts.with_component("formatting", "fmt", &["fmt", "--all", "--check"]);
+    counts.with_component(
+        "lints",
+        "clippy",
+        &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    );
+    counts.step("floors", layers::check);
+    counts.tests("the engine's tests", &["test", "--package", "slat", "--package", "xtask", "--no-fail-fast"]);
     if !quick {
-        counts.check("the smallest embedder", &["run", "--package", "slat", "--example", "embed"]);
+        counts.full();
     }
+    println!();
     for failure in &counts.failures {
         println!("failed: {failure}");
     }
@@ -29,12 +43,44 @@ pub(crate) fn run(quick: bool) -> anyhow::Result<ExitCode> {
 }
 
 impl Counts {
+    fn full(&mut self) {
+        let packages = CHECKED.map(|package| ["--package", package]).concat();
+        let checked = [&["test", "--profile", "checked", "--no-fail-fast"], &packages[..]].concat();
+        self.tests("the machine's tests, the models", &checked);
+        self.tests("the command's tests", &["test", "--release", "--package", "slat-cli", "--no-fail-fast"]);
+        self.step("documentation", || {
+            let arguments = ["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"];
+            run_command(cargo(&arguments).env("RUSTDOCFLAGS", "-D warnings"))
+        });
+        self.step("the smallest embedder", || {
+            run_command(&mut cargo(&["run", "--quiet", "--package", "slat", "--example", "embed"]))
+        });
+        self.step("the engine without std", no_std::check);
+        for locking in ["lock-free", "exclusive"] {
+            self.step(&format!("slat dirty-log --verify, {locking}"), || dirty_log_verifies(locking));
+        }
+    }
+
     /// A step that is one check.
-    fn check(&mut self, name: &str, arguments: &[&str]) {
+    fn step(&mut self, name: &str, check: impl FnOnce() -> anyhow::Result<()>) {
         println!("== {name}");
-        match cargo(arguments).status() {
-            Ok(status) if status.success() => self.passed += 1,
-            _ => self.fail(name),
+        let begun = Instant::now();
+        match check() {
+            Ok(()) => {
+                self.passed += 1;
+                println!("   ok, {:.0?}", begun.elapsed());
+            }
+            Err(error) => self.fail(&format!("{name}: {error:#}")),
+        }
+    }
+
+    /// A step that needs a component of the toolchain, which not every machine has.
+    fn with_component(&mut self, name: &str, component: &str, arguments: &[&str]) {
+        if cargo(&[component, "--version"]).output().is_ok_and(|output| output.status.success()) {
+            self.step(name, || run_command(&mut cargo(arguments)));
+        } else {
+            println!("== {name}\n   SKIPPED: this toolchain has no cargo {component}");
+            self.skipped += 1;
         }
     }
 
@@ -48,34 +94,39 @@ impl Counts {
             self.add_result(&line);
         }
         let ended_well = child.wait().is_ok_and(|status| status.success());
-        if !ended_well && self.failed == before {
-            self.fail(name);
-        } else if self.failed > before {
+        if self.failed > before {
             self.failures.push(name.to_owned());
+        } else if !ended_well {
+            self.fail(name);
         }
     }
 
     fn add_result(&mut self, line: &str) {
         let Some(rest) = line.strip_prefix("test result: ") else { return };
-        let number = |what: &str| {
-            let before = rest.split(what).next()?.trim_end().rsplit(' ').next()?;
-            before.parse::<u64>().ok()
-        };
+        let number = |what: &str| rest.split(what).next()?.trim_end().rsplit(' ').next()?.parse::<u64>().ok();
         self.passed += number("passed").unwrap_or(0);
         self.failed += number("failed").unwrap_or(0);
         self.skipped += number("ignored").unwrap_or(0);
     }
 
-    fn fail(&mut self, name: &str) {
+    fn fail(&mut self, what: &str) {
+        println!("   FAILED");
         self.failed += 1;
-        self.failures.push(name.to_owned());
+        self.failures.push(what.to_owned());
     }
 }
 
-fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments);
-    command
+/// The command as users run it: its own word that nothing was lost, and that nothing was left.
+fn dirty_log_verifies(locking: &str) -> anyhow::Result<()> {
+    let arguments = ["run", "--quiet", "--release", "--package", "slat-cli", "--", "dirty-log"];
+    let options = ["-b", "32M", "-v", "1,2,4", "-x", "2", "--verify", "--json", "--locking", locking];
+    let object: serde_json::Value = serde_json::from_slice(&output(&mut cargo(&[&arguments[..], &options].concat()))?)?;
+    let runs = object["runs"].as_array().map_or(&[][..], Vec::as_slice);
+    ensure!(runs.len() == 3, "3 runs were asked for: {object}");
+    for run in runs {
+        ensure!(run["verified"] == true && run["tables_after_teardown"] == 0, "not verified: {run}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -91,5 +142,14 @@ mod tests {
         counts.add_result("test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         counts.add_result("running 3 tests");
         assert_eq!((counts.passed, counts.failed, counts.skipped), (29, 1, 2));
+    }
+
+    #[test]
+    fn a_step_that_fails_is_counted_and_named() {
+        let mut counts = Counts::default();
+        counts.step("good", || Ok(()));
+        counts.step("bad", || anyhow::bail!("because"));
+        assert_eq!((counts.passed, counts.failed), (1, 1));
+        assert_eq!(counts.failures, ["bad: because"]);
     }
 }

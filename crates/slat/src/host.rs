@@ -23,12 +23,14 @@ pub type Word<H> = <<H as TableMemory>::Atomics as Atomics>::Word;
 ///   [`free`](Self::free), and aligned to their whole length.
 /// * [`words`](Self::words) returns the words of that very frame, at an address that does not change while the frame is
 ///   allocated, and writes through them are what the hardware's walker reads.
+/// * The [`Atomics`] family's operations are atomic, and order as they are asked to.
 pub unsafe trait TableMemory {
     /// The atomics that table words are made of: [`sync::Core`](crate::sync::Core) outside model checkers.
     type Atomics: Atomics;
 
     /// Allocates `tables` contiguous tables, zeroed, aligned to their whole length (`tables` is a power of two, more
-    /// than one only for a root). Runs outside of any fault's walk; may be slow. `None` when there is no memory.
+    /// than one only for a root), at an address that the format's entries can hold. A table has
+    /// [`Geometry::table_bytes`](crate::format::Geometry::table_bytes). Runs outside of any fault's walk; may be slow. `None` when there is no memory.
     fn allocate(&self, tables: usize) -> Option<Hpa>;
 
     /// Takes back what [`allocate`](Self::allocate) gave. The contents are arbitrary.
@@ -107,7 +109,7 @@ pub struct Run {
 ///
 /// A flush must complete without progress by any thread that is inside the engine: a CPU outside guest mode counts as
 /// done at once (it flushes, or loads a fresh root, before it enters the guest again), and whoever waits for another
-/// CPU polls [`relax`](Self::relax).
+/// CPU polls [`relax`](Self::relax). A flush that panics leaves entries locked: it is the VM's end.
 pub trait Tlb {
     /// A flush that was begun and may still be running on other CPUs.
     type Pending;

@@ -180,7 +180,7 @@ fn r5_writes_are_reported_once_and_again_after_the_next_write() {
     assert_eq!(vcpu.fault(gpa(BASE + 600 * PAGE), WRITE), PAGE_MAPPED);
     let (dirty, result) = harvest(&mut worker, pages(0, 1024));
     assert_eq!(dirty, [3, 600]);
-    assert_eq!(result, Harvest { next: None, dirty: 2, complete: true });
+    assert_eq!(result, Harvest { next: None, dirty: 2, complete: true, widened: false });
     assert!(!mapping(&vm, BASE + 3 * PAGE).unwrap().2 && !mapping(&vm, BASE + 600 * PAGE).unwrap().2);
     assert_eq!(harvest(&mut worker, pages(0, 1024)).0, []);
     assert_eq!(vcpu.fault(gpa(BASE + 3 * PAGE), WRITE), Outcome::Relaxed { level: Level::PAGE });

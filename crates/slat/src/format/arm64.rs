@@ -81,6 +81,11 @@ impl Format for Arm64 {
     }
 
     #[inline(always)]
+    fn output_bits(&self) -> u32 {
+        48
+    }
+
+    #[inline(always)]
     fn kind(&self, raw: u64, level: Level) -> Kind {
         if raw & VALID != 0 {
             let table = raw & TABLE_OR_PAGE != 0 && level > Level::PAGE;

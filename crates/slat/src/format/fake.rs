@@ -63,6 +63,11 @@ impl Format for Fake {
         self.geometry
     }
 
+    #[inline(always)]
+    fn output_bits(&self) -> u32 {
+        40
+    }
+
     fn kind(&self, raw: u64, level: Level) -> Kind {
         match raw {
             Self::LOCKED => Kind::Locked,

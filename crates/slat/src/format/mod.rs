@@ -33,6 +33,9 @@ pub trait Format: Copy + Send + Sync + 'static {
     /// Levels, index widths and leaf sizes.
     fn geometry(&self) -> Geometry;
 
+    /// Bits of a host physical address that the format's entries can hold.
+    fn output_bits(&self) -> u32;
+
     /// The state of a word that was read at `level`.
     fn kind(&self, raw: u64, level: Level) -> Kind;
 

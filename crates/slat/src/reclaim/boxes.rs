@@ -50,7 +50,7 @@ pub(crate) struct Shared<T, A: Atomics> {
 }
 
 struct Inner<T, A: Atomics> {
-    owners: A::Statistic,
+    owners: A::Word,
     value: T,
 }
 
@@ -62,7 +62,7 @@ unsafe impl<T: Send + Sync, A: Atomics> Sync for Shared<T, A> {}
 
 impl<T, A: Atomics> Shared<T, A> {
     pub(crate) fn new(value: T) -> Result<Self, OutOfMemory> {
-        let inner = try_box(Inner { owners: A::Statistic::new(1), value })?;
+        let inner = try_box(Inner { owners: A::Word::new(1), value })?;
         Ok(Self { inner: NonNull::from(Box::leak(inner)) })
     }
 

@@ -134,6 +134,8 @@ impl<'s, H: Host> Removal<'s, H> {
             Kind::Locked => Next::Full,
             Kind::Table => self.cut(visit, position, span, at),
             Kind::Leaf if range.covers(span) => self.leaf(visit, position, span, at),
+            // Ranges are whole pages, so a page is covered or not met at all.
+            Kind::Leaf if position.level == Level::PAGE => Next::At(span.end()),
             // Nothing but this gather's removals happens while it holds entries (R1): close before the split.
             Kind::Leaf if cache.len() > 0 && !self.holds_nothing() => Next::Full,
             Kind::Leaf => match visit.split(position, at, cache) {
@@ -165,7 +167,11 @@ impl<'s, H: Host> Removal<'s, H> {
     fn run_for(&self, position: Position<'s, H>, span: GpaRange) -> Option<usize> {
         let free = self.runs.iter().position(Option::is_none);
         let last = free.unwrap_or(RUNS).checked_sub(1);
-        let extends = |run: &Run<'s, H>| run.end == span.start() && run.first + run.count == position.index;
+        // The same table, not only the same addresses: another thread may have cut the table off meanwhile, and a fault
+        // have linked a new one in its place.
+        let extends = |run: &Run<'s, H>| {
+            run.table.is(position.table) && run.end == span.start() && run.first + run.count == position.index
+        };
         match last {
             Some(last) if self.runs[last].as_ref().is_some_and(extends) => Some(last),
             _ => free,

@@ -66,6 +66,8 @@ pub(crate) struct TooManyOpen;
 
 impl<A: Atomics> Shards<A> {
     pub(crate) fn new<F: Format>(geometry: Geometry) -> Result<Self, OutOfMemory> {
+        const { assert!(F::SHARDS.is_power_of_two() && F::SHARDS <= 64, "a format folds regions into 1 to 64 shards") };
+        const { assert!(F::REMEMBERED.is_power_of_two(), "the events remembered are a power of two") };
         let mut shards = Vec::new();
         shards.try_reserve_exact(F::SHARDS).map_err(|_| OutOfMemory)?;
         for _ in 0..F::SHARDS {
@@ -79,13 +81,20 @@ impl<A: Atomics> Shards<A> {
         (gpa >> self.shift) as usize & self.mask
     }
 
-    /// Each shard that `range` touches, once.
-    fn over(&self, range: GpaRange) -> impl Iterator<Item = usize> + use<A> {
-        let shift = self.geometry.shard_shift();
+    /// Each shard that `range` touches, once, with the part of the range that it stands for, packed.
+    fn over(&self, range: GpaRange) -> impl Iterator<Item = (usize, u64)> + use<A> {
+        let (geometry, mask) = (self.geometry, self.mask);
+        let shift = geometry.shard_shift();
         let count = self.shards.len() as u64;
         let (first, last) = (range.start().get() >> shift, range.end().get().saturating_sub(1) >> shift);
+        // More regions than shards: each shard stands for several of them.
+        let is_wide = last.wrapping_sub(first) >= count;
         let last = if range.is_empty() { None } else { Some(last.min(first + count - 1)) };
-        last.into_iter().flat_map(move |last| first..=last).map(move |region| (region % count) as usize)
+        last.into_iter().flat_map(move |last| first..=last).map(move |region| {
+            let part = GpaRange::around(crate::addr::Gpa::new(region << shift), 1 << shift).intersection(range);
+            let packed = part.filter(|_| !is_wide).map_or(pack::WHOLE, |part| pack::range(part, geometry));
+            (region as usize & mask, packed)
+        })
     }
 
     /// What a fault at `gpa` has to note before it looks up anything that an invalidation may change.
@@ -151,9 +160,8 @@ impl<A: Atomics> Shards<A> {
     /// Counts one event over `range` in each shard it touches: what was changed before this call is not looked up any
     /// more by a fault that publishes, and what a fault has published is found by a descent after this call.
     pub(crate) fn event(&self, range: GpaRange) {
-        for index in self.over(range) {
+        for (index, packed) in self.over(range) {
             let shard = &self.shards[index];
-            let packed = pack::range(range, self.geometry);
             // Release: the change that this announces, before it. Pairs with the Acquire in `ticket`.
             let number = (shard.word.fetch_add(EVENT, Ordering::AcqRel) >> OPEN_BITS) + 1;
             shard.memory.remember(number, packed);
@@ -164,10 +172,9 @@ impl<A: Atomics> Shards<A> {
 
     /// Opens an invalidation of `range`: no fault publishes an overlapping leaf until it is closed.
     pub(crate) fn open(&self, range: GpaRange) -> Result<(), TooManyOpen> {
-        let packed = pack::range(range, self.geometry);
-        for (done, index) in self.over(range).enumerate() {
+        for (done, (index, packed)) in self.over(range).enumerate() {
             if self.shards[index].open(packed).is_err() {
-                self.over(range).take(done).for_each(|index| self.shards[index].close(packed));
+                self.over(range).take(done).for_each(|(index, packed)| self.shards[index].close(packed));
                 return Err(TooManyOpen);
             }
         }
@@ -177,8 +184,7 @@ impl<A: Atomics> Shards<A> {
 
     /// Closes an invalidation that was opened over the same range.
     pub(crate) fn close(&self, range: GpaRange) {
-        let packed = pack::range(range, self.geometry);
-        self.over(range).for_each(|index| self.shards[index].close(packed));
+        self.over(range).for_each(|(index, packed)| self.shards[index].close(packed));
     }
 
     /// Counts a gather in as unflushed in the shard of `gpa`, before its first protection there.
@@ -201,7 +207,7 @@ impl<A: Atomics> Shards<A> {
     /// Whether a gather other than the one with `raised` may have protected something in `range` that it has not
     /// flushed. To be read after the entries: their Acquire loads pair with the other's protecting.
     pub(crate) fn unflushed_by_others(&self, range: GpaRange, raised: &Raised) -> bool {
-        self.over(range).any(|index| {
+        self.over(range).any(|(index, _)| {
             let own = raised.0 >> index & 1;
             self.shards[index].unflushed.load(Ordering::Acquire) > own
         })

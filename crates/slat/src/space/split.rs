@@ -1,7 +1,7 @@
 //! Splitting a leaf into a table of leaves that map the same memory: populated before it is linked, one break.
 
 use super::Visit;
-use crate::addr::{Gpa, Hpa};
+use crate::addr::{Gpa, Hpa, Level};
 use crate::format::{Change, Format, Leaf};
 use crate::host::Host;
 use crate::table::{Cache, Position, TableRef};
@@ -26,9 +26,10 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     #[cold]
     pub(crate) fn split(self, position: Position<'s, H>, gpa: Gpa, cache: &mut Cache) -> Split {
         let format = self.space.format;
+        let Some(below) = position.level.below() else { return Split::Lost };
         let Some(table) = cache.pop() else { return Split::NoTable };
         let child = TableRef::unlinked(&self.space.host, table);
-        self.populate(child, position);
+        self.populate(child, position, below);
         let linked = format.table(table, position.level);
         let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
             (0..format.geometry().entries()).for_each(|index| child.write(index, 0));
@@ -43,26 +44,19 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
             let flushed = gather.close(&self.space.host, self.tally);
             broken.make(&flushed, linked);
         }
-        self.count_split(position);
+        self.tally.split();
+        self.tally.unmapped(position.level, 1);
+        self.tally.mapped(below, format.geometry().entries() as u64);
         Split::Done
     }
 
-    fn populate(self, child: TableRef<'s, H>, position: Position<'s, H>) {
+    fn populate(self, child: TableRef<'s, H>, position: Position<'s, H>, below: Level) {
         let format = self.space.format;
         let geometry = format.geometry();
-        let Some(below) = position.level.below() else { return };
         let whole = format.decode(position.raw, position.level);
         for index in 0..geometry.entries() {
             let hpa = Hpa::new(whole.hpa.get() + ((index as u64) << geometry.shift(below)));
             child.write(index, format.leaf(Leaf { hpa, ..whole }, below));
-        }
-    }
-
-    fn count_split(self, position: Position<'s, H>) {
-        self.tally.split();
-        self.tally.unmapped(position.level, 1);
-        if let Some(below) = position.level.below() {
-            self.tally.mapped(below, self.space.format.geometry().entries() as u64);
         }
     }
 }

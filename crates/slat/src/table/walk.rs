@@ -21,6 +21,11 @@ impl<H: TableMemory> Clone for TableRef<'_, H> {
 impl<H: TableMemory> Copy for TableRef<'_, H> {}
 
 impl<'s, H: TableMemory> TableRef<'s, H> {
+    /// Whether the two are one table.
+    pub(crate) fn is(self, other: Self) -> bool {
+        core::ptr::eq(self.words, other.words)
+    }
+
     /// The entry at `index`.
     #[inline(always)]
     pub(crate) fn entry(self, index: usize) -> Entry<'s, H::Atomics> {

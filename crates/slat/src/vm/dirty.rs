@@ -3,11 +3,14 @@
 use alloc::vec::Vec;
 
 use crate::reclaim::{OutOfMemory, vec_with};
-use crate::sync::{Atomics, Ordering, Word};
+use crate::sync::{Atomics, Ordering, Padded, Word};
 
 /// Pages in a region: one cache line of marks. Regions are aligned in guest physical address space, not in the slot, so
 /// that two regions never share a line (R3).
 pub(crate) const REGION_PAGES: u64 = 512;
+
+/// One taking of marks, in the word that counts them.
+const TAKEN: u64 = 1 << 32;
 
 /// The marks of one region.
 pub(crate) type Marks = [u64; 8];
@@ -22,6 +25,9 @@ pub(crate) struct Log<A: Atomics> {
     lines: Vec<Line<A>>,
     /// A bit per region: it may have marks.
     summary: Vec<A::Word>,
+    /// How many marks are being taken (low half), and how often some were (high half): whoever looks for marks meanwhile
+    /// may miss those that a taker has not put back yet. Faults never touch it.
+    takers: Padded<A::Word>,
     /// 1 once every entry that was writable without a mark has been protected.
     armed: A::Word,
 }
@@ -36,6 +42,7 @@ impl<A: Atomics> Log<A> {
             end_page,
             lines: vec_with(regions, line)?,
             summary: vec_with(regions.div_ceil(64), || A::Word::new(0))?,
+            takers: Padded(A::Word::new(0)),
             armed: A::Word::new(0),
         };
         if marked {
@@ -122,6 +129,8 @@ impl<A: Atomics> Log<A> {
     pub(crate) fn take(&self, page: u64, mask: &Marks) -> Marks {
         let region = self.region(page);
         let (summary, bit) = (&self.summary[region / 64], 1 << (region % 64));
+        // Up before the summary bit goes down; pairs with the Acquire loads in `is_clear`.
+        self.takers.fetch_add(1, Ordering::AcqRel);
         summary.fetch_and(!bit, Ordering::AcqRel);
         // Between clearing the summary bit and reading the words; pairs with the fence in `mark_word`.
         A::full_fence_after_rmw();
@@ -139,8 +148,28 @@ impl<A: Atomics> Log<A> {
         if left != 0 {
             summary.fetch_or(bit, Ordering::AcqRel);
         }
-        A::full_fence();
+        self.takers.fetch_add(TAKEN - 1, Ordering::AcqRel);
+        A::full_fence_after_rmw();
         taken
+    }
+
+    /// Whether no page of `first..end` is marked, and nobody was taking marks while this was found out.
+    pub(crate) fn is_clear(&self, first: u64, end: u64) -> bool {
+        let before = self.takers.load(Ordering::Acquire);
+        if before % TAKEN != 0 {
+            return false;
+        }
+        let mut next = self.next_marked(first, end);
+        while let Some(page) = next {
+            let line = &self.lines[self.region(page)].0;
+            let inside = marks_between(page, first, end);
+            if line.iter().zip(inside).any(|(word, mask)| word.load(Ordering::Acquire) & mask != 0) {
+                return false;
+            }
+            next = self.next_marked((page / REGION_PAGES + 1) * REGION_PAGES, end);
+        }
+        // A summary bit that a taker had cleared was read from it (Acquire): its raise is seen here.
+        self.takers.load(Ordering::Acquire) == before
     }
 
     /// Up to 64 marks from `page` on, bit 0 for `page`. Takes nothing.

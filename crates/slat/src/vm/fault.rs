@@ -86,7 +86,8 @@ struct Plan<'a, A: Atomics> {
     slot: &'a Slot<A>,
     ticket: Ticket,
     level: Level,
-    leaf: Leaf,
+    raw: u64,
+    writable: bool,
 }
 
 impl<'a, H: Host, F: Format> Fault<'a, H, F> {
@@ -134,7 +135,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     fn relax(&mut self, position: Position<'a, H>) -> Option<Step> {
         let level = position.level;
         if level > Level::PAGE && self.is_logged() {
-            return self.split(position);
+            return self.split(position, Level::PAGE);
         }
         let format = self.visit.space.format;
         position.entry().change(position.raw, format.made_writable(position.raw, level)).ok()?;
@@ -144,17 +145,22 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if let Some(slot) = self.slot() {
             mark(slot, self.visit.span(self.gpa, level), self.page_shift());
         }
-        self.flush_local(level);
         self.visit.published();
+        self.flush_local(level);
         Some(Step::Done(Outcome::Relaxed { level }))
     }
 
-    /// Makes a table of a leaf, then looks again.
+    /// Makes a table of a leaf on the way down to `target`, then looks again. A shortage is told before anything is
+    /// changed (R10).
     #[cold]
-    fn split(&mut self, position: Position<'a, H>) -> Option<Step> {
+    fn split(&mut self, position: Position<'a, H>, target: Level) -> Option<Step> {
+        let tables = usize::from(position.level.get() - target.get());
+        if self.cache.len() < tables {
+            return Some(Step::Done(Outcome::NeedTables(tables)));
+        }
         match self.visit.split(position, self.gpa, self.cache) {
             Split::Done | Split::Lost => None,
-            Split::NoTable => Some(Step::Done(Outcome::NeedTables(1))),
+            Split::NoTable => Some(Step::Done(Outcome::NeedTables(tables))),
         }
     }
 
@@ -170,10 +176,9 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             return Some(Step::Done(Outcome::NeedTables(tables)));
         }
         let position = self.visit.link_down(position, self.gpa, plan.level, self.cache).ok()?;
-        let raw = self.visit.space.format.leaf(plan.leaf, plan.level);
         let span = self.visit.span(self.gpa, plan.level);
         let shards = &self.visit.space.shards;
-        let published = self.visit.publish_leaf(position, raw, || shards.admits(&plan.ticket, span));
+        let published = self.visit.publish_leaf(position, plan.raw, || shards.admits(&plan.ticket, span));
         self.finish(published, &plan)
     }
 
@@ -186,12 +191,11 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             Err(step) => return Some(step),
         };
         if plan.level < position.level {
-            return self.split(position);
+            return self.split(position, plan.level);
         }
-        let raw = self.visit.space.format.leaf(plan.leaf, plan.level);
         let span = self.visit.span(self.gpa, plan.level);
         let shards = &self.visit.space.shards;
-        let published = self.visit.replace_leaf(position, self.gpa, raw, || shards.admits(&plan.ticket, span));
+        let published = self.visit.replace_leaf(position, self.gpa, plan.raw, || shards.admits(&plan.ticket, span));
         self.flush_local(plan.level);
         self.finish(published, &plan)
     }
@@ -204,7 +208,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             Publish::Refused => return Some(Step::Done(Outcome::Retry)),
             Publish::Done => {}
         }
-        let writable = plan.leaf.permissions.write;
+        let writable = plan.writable;
         if writable {
             mark(plan.slot, self.visit.span(self.gpa, plan.level), self.page_shift());
         }
@@ -234,7 +238,14 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             Translation::Denied => return Err(Step::Done(Outcome::Denied)),
         };
         let (level, leaf) = self.leaf_of(slot, &run, most).ok_or(Step::Done(Outcome::Denied))?;
-        Ok(Plan { slot, ticket, level, leaf })
+        let format = self.visit.space.format;
+        let raw = format.leaf(leaf, level);
+        // What the format cannot grant (execution of device memory, frames it cannot name) is refused here: published,
+        // it would fault again for ever.
+        if !format.permits(raw, level, self.access) || leaf.hpa.get() >> format.output_bits() != 0 {
+            return Err(Step::Done(Outcome::Denied));
+        }
+        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write })
     }
 
     /// The largest leaf that slot, backing, alignment and the log allow; `None` when the run does not serve the access.

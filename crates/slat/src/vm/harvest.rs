@@ -22,9 +22,19 @@ struct Target<R: VmRef> {
     end: u64,
 }
 
+/// What one call took.
+struct Taken {
+    next: Option<u64>,
+    protected: u64,
+    widened: bool,
+}
+
 impl<R: VmRef> Target<R> {
-    fn in_slot(&self, page: u64) -> u64 {
-        page - self.slot_first
+    /// The page of the slot where a later call goes on that would go on at `page`: a whole number of bitmap words after
+    /// the first page, so that the caller passes the rest of its bitmap. `None` when that would be no progress.
+    fn resume(&self, page: u64) -> Option<u64> {
+        let done = (page - self.first) / 64 * 64;
+        (done > 0).then(|| self.first - self.slot_first + done)
     }
 }
 
@@ -57,8 +67,8 @@ impl<R: VmRef> Worker<R> {
     ) -> Result<LogProgress, LogError> {
         let target = self.target(id, pages, bitmap.len())?;
         let named = |page: u64| named_in_region(bitmap, page, target.first, target.end);
-        let (next, protected) = self.take(&target, budget, named, |_, _| {});
-        Ok(LogProgress { next: next.map(|page| target.in_slot(page)), protected })
+        let taken = self.take(&target, budget, named, |_, _| {});
+        Ok(LogProgress { next: taken.next, protected: taken.protected, widened: taken.widened })
     }
 
     /// Takes the marks of `pages`: sets bit `i` of `bitmap` for each page `pages.first + i` that was marked (and leaves
@@ -76,12 +86,12 @@ impl<R: VmRef> Worker<R> {
         let target = self.target(id, pages, bitmap.len())?;
         let all = |page: u64| marks_between(page, target.first, target.end);
         let mut dirty = 0;
-        let (next, _) = self.take(&target, budget, all, |page, taken| {
+        let taken = self.take(&target, budget, all, |page, taken| {
             dirty += taken.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
             report(bitmap, target.first, page, taken);
         });
-        let complete = next.is_none() && target.log.next_marked(target.first, target.end).is_none();
-        Ok(Harvest { next: next.map(|page| target.in_slot(page)), dirty, complete })
+        let complete = taken.next.is_none() && target.log.is_clear(target.first, target.end);
+        Ok(Harvest { next: taken.next, dirty, complete, widened: taken.widened })
     }
 
     /// Region by region: takes the marks that `mask` names, protects their pages, and tells `report`; then flushes.
@@ -91,7 +101,7 @@ impl<R: VmRef> Worker<R> {
         budget: Budget,
         mask: impl Fn(u64) -> Marks,
         mut report: impl FnMut(u64, &Marks),
-    ) -> (Option<u64>, u64) {
+    ) -> Taken {
         let Handle { vm, member } = &mut self.handle;
         let space = &vm.vm().space;
         let tally = space.tally(&member.reader);
@@ -102,17 +112,24 @@ impl<R: VmRef> Worker<R> {
             let section = space.domain.enter(&mut member.reader);
             let visit = Visit { space, section: &section, tally };
             for _ in 0..REGIONS_PER_SECTION {
-                let Some(page) = next.filter(|_| spent < budget.get()) else { break };
-                let taken = target.log.take(page, &mask(page));
+                let Some(page) = next.filter(|page| spent < budget.get() || target.resume(*page).is_none()) else {
+                    break;
+                };
                 let base = page / REGION_PAGES * REGION_PAGES;
-                let marked = Marked { base, words: &taken };
-                spent += 1 + protection.run(visit, &marked, &mut member.cache, u64::MAX).visited;
-                report(base, &taken);
+                let mask = mask(page);
+                spent += 1;
+                if mask != [0; 8] {
+                    let taken = target.log.take(page, &mask);
+                    let marked = Marked { base, words: &taken };
+                    spent += protection.run(visit, &marked, &mut member.cache, u64::MAX).visited;
+                    report(base, &taken);
+                }
                 next = target.log.next_marked(base + REGION_PAGES, target.end);
             }
-            if next.is_none() || spent >= budget.get() {
+            let resume = next.and_then(|page| target.resume(page));
+            if next.is_none() || (spent >= budget.get() && resume.is_some()) {
                 protection.close(visit);
-                return (next, protection.changed);
+                return Taken { next: resume, protected: protection.changed, widened: protection.widened };
             }
         }
     }
@@ -125,6 +142,7 @@ impl<R: VmRef> Worker<R> {
         let slot: &Slot<_> =
             vm.slots.read(&section).by_id(id).filter(|slot| !slot.dying).ok_or(LogError::NoSuchSlot)?;
         let log = slot.log.clone().ok_or(LogError::NotLogged)?;
+        vm.space.root.load().ok_or(LogError::Gone)?;
         if !log.is_armed() {
             return Err(LogError::Unfinished);
         }

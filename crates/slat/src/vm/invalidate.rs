@@ -5,18 +5,20 @@ use core::fmt;
 use super::handle::VmRef;
 use super::worker::{RangeError, Worker};
 use super::{Budget, Progress};
-use crate::addr::GpaRange;
+use crate::addr::{Gpa, GpaRange};
 use crate::space::TooManyOpen;
 
 /// An invalidation that is open. From its beginning to its drop no fault maps anything in its range.
 ///
 /// The order for an embedder whose memory changes behind a guest: [`Worker::invalidate`], [`unmap`](Self::unmap) until it
 /// is done (no access through the old memory is possible from then on), change the memory, drop. Invalidations may
-/// overlap and nest, on several workers.
+/// overlap and nest, on several workers. One that is leaked rather than dropped stays open.
 #[must_use = "an invalidation ends when it is dropped"]
 pub struct Invalidation<'w, R: VmRef> {
     worker: &'w mut Worker<R>,
     range: GpaRange,
+    /// Where unmapping goes on; the range's end when it is done.
+    next: Gpa,
 }
 
 /// Why an invalidation was not begun.
@@ -54,19 +56,17 @@ impl<R: VmRef> Worker<R> {
     pub fn invalidate(&mut self, range: GpaRange) -> Result<Invalidation<'_, R>, InvalidateError> {
         self.check(range).map_err(InvalidateError::Range)?;
         self.handle.vm.vm().space.shards.open(range)?;
-        Ok(Invalidation { worker: self, range })
+        Ok(Invalidation { worker: self, range, next: range.start() })
     }
 }
 
 impl<R: VmRef> Invalidation<'_, R> {
-    /// Unmaps the range, to be called until it is done; as [`Worker::unmap`].
+    /// Unmaps the range, to be called until it is done: each call goes on where the last one stopped. As
+    /// [`Worker::unmap`].
     pub fn unmap(&mut self, budget: Budget) -> Progress {
-        self.worker.remove(self.range, budget)
-    }
-
-    /// Unmaps a part of the range, from `next` of an earlier progress on.
-    pub fn unmap_from(&mut self, next: crate::addr::Gpa, budget: Budget) -> Progress {
-        self.worker.remove(self.range.from(next), budget)
+        let progress = self.worker.remove(self.range.from(self.next), budget);
+        self.next = progress.next.unwrap_or(self.range.end());
+        progress
     }
 
     /// The range.

@@ -15,10 +15,13 @@ pub struct Pages {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "the operation may not be finished"]
 pub struct LogProgress {
-    /// The page of the slot where it goes on; `None` when it is finished.
+    /// The page of the slot where it goes on; `None` when it is finished. A multiple of 64 after the first page asked
+    /// for: go on with [`Pages`] from here and the rest of the bitmap's words.
     pub next: Option<u64>,
     /// Leaves protected by this call.
     pub protected: u64,
+    /// Whether a block of which only a part was meant was protected whole, for want of a table to split it with.
+    pub widened: bool,
 }
 
 impl LogProgress {
@@ -32,13 +35,17 @@ impl LogProgress {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "the operation may not be finished"]
 pub struct Harvest {
-    /// The page of the slot where it goes on; `None` when it is finished.
+    /// The page of the slot where it goes on; `None` when it is finished. A multiple of 64 after the first page asked
+    /// for: go on with [`Pages`] from here and the rest of the bitmap's words.
     pub next: Option<u64>,
     /// Marks taken by this call.
     pub dirty: u64,
-    /// The harvest went through, and after its flush nothing in the range was marked again. With all vCPUs outside of
-    /// their faults, a complete harvest was the last one needed.
+    /// The harvest went through, and after its flush no page it was asked for was marked. With all vCPUs outside of
+    /// their faults, a complete harvest was the last one needed. Says no, too, while another worker takes marks of the
+    /// same slot.
     pub complete: bool,
+    /// Whether a block of which only a part was meant was protected whole, for want of a table to split it with.
+    pub widened: bool,
 }
 
 impl Harvest {
@@ -68,8 +75,8 @@ pub enum LogError {
         /// 64-bit words that the pages need.
         words: usize,
     },
-    /// There is no memory for it.
-    OutOfMemory,
+    /// The VM was torn down.
+    Gone,
 }
 
 impl fmt::Display for LogError {
@@ -80,7 +87,7 @@ impl fmt::Display for LogError {
             Self::Unfinished => f.write_str("turning the log on is not finished"),
             Self::OutOfRange { slot_pages } => write!(f, "the pages leave the slot, which has {slot_pages}"),
             Self::BitmapTooShort { words } => write!(f, "the bitmap needs {words} words"),
-            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::Gone => f.write_str("the VM was torn down"),
         }
     }
 }

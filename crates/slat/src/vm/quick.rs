@@ -16,7 +16,7 @@ use crate::table::Position;
 pub(super) fn quick<'a, H: Host, F: Format>(
     vm: &'a Vm<H, F>,
     visit: Visit<'a, H, F>,
-    last_used: LastUsed,
+    last_used: &'a mut LastUsed,
     vcpu: VcpuId,
     gpa: Gpa,
     access: Access,
@@ -34,7 +34,7 @@ struct Quick<'a, H: Host, F: Format> {
     vm: &'a Vm<H, F>,
     visit: Visit<'a, H, F>,
     position: Position<'a, H>,
-    last_used: LastUsed,
+    last_used: &'a mut LastUsed,
     vcpu: VcpuId,
     gpa: Gpa,
     access: Access,
@@ -55,7 +55,7 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
 
     /// See [`Fault::relax`](super::fault::Fault): the slot is looked at after the change (R6).
     #[inline(always)]
-    fn relax(self) -> Option<Outcome> {
+    fn relax(mut self) -> Option<Outcome> {
         let (format, raw) = (self.visit.space.format, self.position.raw);
         self.position.entry().change(raw, format.made_writable(raw, Level::PAGE)).ok()?;
         H::Atomics::full_fence_after_rmw();
@@ -63,8 +63,8 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
             Some(slot) => self.mark(slot),
             None => self.mark_by_search(),
         }
-        self.flush_local(Level::PAGE);
         self.visit.published();
+        self.flush_local(Level::PAGE);
         self.visit.tally.relaxed();
         Some(Outcome::Relaxed { level: Level::PAGE })
     }
@@ -84,7 +84,11 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
             Translation::Retry => return self.retry(),
         };
         let leaf = self.leaf_of(slot, &run)?;
-        let raw = self.visit.space.format.leaf(leaf, Level::PAGE);
+        let format = self.visit.space.format;
+        let raw = format.leaf(leaf, Level::PAGE);
+        if !format.permits(raw, Level::PAGE, self.access) || leaf.hpa.get() >> format.output_bits() != 0 {
+            return None;
+        }
         let claimed = self.position.entry().claim::<F>(self.position.raw).ok()?;
         if word.load(Ordering::Acquire) != seen {
             claimed.restore();
@@ -128,7 +132,7 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
 
     #[inline(always)]
     fn slot(&self) -> Option<&'a Slot<H::Atomics>> {
-        self.vm.slots.read(self.visit.section).guess(self.gpa, self.last_used)
+        self.vm.slots.read(self.visit.section).guess(self.gpa, *self.last_used)
     }
 
     #[inline(always)]
@@ -146,9 +150,8 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
 
     /// The guess was wrong: search, since the page is writable now and has to be marked.
     #[cold]
-    fn mark_by_search(&self) {
-        let mut last_used = self.last_used;
-        if let Some(slot) = self.vm.slots.read(self.visit.section).find(self.gpa, &mut last_used) {
+    fn mark_by_search(&mut self) {
+        if let Some(slot) = self.vm.slots.read(self.visit.section).find(self.gpa, self.last_used) {
             self.mark(slot);
         }
     }

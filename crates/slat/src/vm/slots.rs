@@ -8,7 +8,7 @@ use crate::addr::{Gpa, GpaRange, HostAddress};
 use crate::host::SlotId;
 use crate::reclaim::{Domain, OutOfMemory, Published, Retired, Section, Shared, TryLock, TryLockGuard};
 use crate::space::What;
-use crate::sync::Atomics;
+use crate::sync::{Atomics, Padded};
 
 /// A slot to be created.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ pub enum SlotError {
     Overlaps(SlotId),
     /// The range is empty, or its ends or the host address are not multiples of the page size.
     Unaligned,
-    /// The range leaves the guest physical address space.
+    /// The range leaves the guest physical address space, or the memory behind it leaves 64 bits.
     OutOfRange,
     /// An earlier change of the slot was not carried to its end: call it again until it is done.
     Unfinished,
@@ -191,7 +191,8 @@ const RETIRED: usize = 32;
 
 /// The slots of a VM.
 pub(crate) struct Slots<A: Atomics> {
-    current: Published<Snapshot<A>, A>,
+    /// Alone in its lines: every fault reads it.
+    current: Padded<Published<Snapshot<A>, A>>,
     writer: TryLock<Writer<A>, A>,
 }
 
@@ -200,12 +201,16 @@ pub(crate) struct Writer<A: Atomics> {
     retired: Vec<Retired<Snapshot<A>>>,
     /// Changes that were published and whose walk over the slot is not finished.
     unfinished: Vec<Unfinished>,
+    /// The number of the last change that needed a walk.
+    serial: u64,
 }
 
 /// A walk over a slot that a change still needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unfinished {
     pub(crate) id: SlotId,
+    /// Which change: a walk that another thread has finished and somebody has begun anew is another one.
+    pub(crate) serial: u64,
     pub(crate) walk: Walk,
     pub(crate) next: Gpa,
 }
@@ -219,14 +224,25 @@ pub(crate) enum Walk {
 
 impl<A: Atomics> Slots<A> {
     pub(crate) fn new() -> Result<Self, OutOfMemory> {
-        let writer = Writer { retired: Vec::new(), unfinished: Vec::new() };
-        Ok(Self { current: Published::new(Snapshot::empty())?, writer: TryLock::new(writer) })
+        let writer = Writer { retired: Vec::new(), unfinished: Vec::new(), serial: 0 };
+        Ok(Self { current: Padded(Published::new(Snapshot::empty())?), writer: TryLock::new(writer) })
     }
 
     /// The snapshot of now.
     #[inline(always)]
     pub(crate) fn read<'s>(&self, section: &'s Section<'_, A>) -> &'s Snapshot<A> {
         self.current.read(section)
+    }
+
+    /// The right to note how far a walk came: what publishes nothing retires nothing, and needs no room. Waits for
+    /// another writer, who publishes and is gone.
+    pub(crate) fn note<'v>(&'v self, domain: &'v Domain<A>, mut relax: impl FnMut()) -> Change<'v, A> {
+        loop {
+            match self.writer.try_lock() {
+                Some(writer) => return Change { slots: self, domain, writer },
+                None => relax(),
+            }
+        }
     }
 
     /// The right to change slots, with room to retire one snapshot and to note one walk. The caller stands outside.
@@ -301,6 +317,12 @@ impl<A: Atomics> Change<'_, A> {
             Some(other) => Err(SlotError::Overlaps(other.id)),
             None => Ok(()),
         }
+    }
+
+    /// The number of a change that is about to be published.
+    pub(crate) fn next_serial(&mut self) -> u64 {
+        self.writer.serial += 1;
+        self.writer.serial
     }
 
     /// The walk that an earlier change of this slot still needs.

@@ -16,6 +16,7 @@ use crate::space::Visit;
 ///
 /// It carries the vCPU's tables, its counters, its last-used slot and its place among the VM's readers; nothing in it is
 /// shared with another vCPU. While the guest runs, no method of the handle does, and the vCPU holds nothing up.
+#[repr(align(128))] // neighbours in an array share no line (R3)
 pub struct Vcpu<R: VmRef> {
     handle: Handle<R>,
     id: VcpuId,
@@ -48,7 +49,7 @@ impl<R: VmRef> Vcpu<R> {
         let tally = space.tally(&member.reader);
         let section = space.domain.enter(&mut member.reader);
         let visit = Visit { space, section: &section, tally };
-        match quick(vm, visit, self.last_used, self.id, gpa, access) {
+        match quick(vm, visit, &mut self.last_used, self.id, gpa, access) {
             Some(outcome) => outcome,
             None => {
                 drop(section);

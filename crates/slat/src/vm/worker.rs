@@ -10,10 +10,13 @@ use crate::addr::{Gpa, GpaRange};
 use crate::host::{Flush, SlotId, TableMemory, Tlb};
 use crate::reclaim::{OutOfMemory, Shared, Subtree};
 use crate::space::{All, CUTS, Protection, Removal, Visit, What};
+use crate::sync::Atomics;
 
 type AtomicsOf<R> = <<R as VmRef>::Host as TableMemory>::Atomics;
 
-/// Entries visited inside one section by a protection.
+type SharedLog<A> = Shared<Log<A>, A>;
+
+/// Entries visited inside one section, and so while anything is locked.
 const ENTRIES_PER_SECTION: u64 = 4096;
 
 /// The handle of one thread that manages the VM's memory.
@@ -73,7 +76,7 @@ pub struct Reclaim {
 pub enum Teardown {
     /// Call again.
     More,
-    /// Everything that this worker, and workers that are gone, had unlinked is freed, and the tree with it.
+    /// The tree is freed, and everything else that was unlinked.
     Done,
 }
 
@@ -93,6 +96,9 @@ impl<R: VmRef> Worker<R> {
         self.check(slot.range)?;
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
+        if slot.host.checked_add(slot.range.len()).is_none() {
+            return Err(SlotError::OutOfRange);
+        }
         if slot.range.is_empty() || !slot.host.is_aligned(vm.space.geometry().page_size()) {
             return Err(SlotError::Unaligned);
         }
@@ -113,8 +119,7 @@ impl<R: VmRef> Worker<R> {
             if begun.is_some() {
                 return Ok(Begin::Continue(begun));
             }
-            let walk = Unfinished { id, walk: Walk::Remove, next: slot.range.start() };
-            Ok(Begin::Publish(Slot { dying: true, ..slot.clone() }, Some(walk)))
+            Ok(Begin::Publish(Slot { dying: true, ..slot.clone() }, Some(Walk::Remove)))
         })?;
         self.go_on(id, work, budget)
     }
@@ -125,7 +130,7 @@ impl<R: VmRef> Worker<R> {
     /// Turning a log on with [`LogMode::Protect`] and making a slot read-only walk over the slot; all else is done at
     /// once. Turning a log off drops its marks.
     pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags, budget: Budget) -> Result<Progress, SlotError> {
-        let shift = self.handle.vm.vm().space.geometry().page_shift();
+        let mut log = self.log_for(id, flags)?;
         let work = self.begin(id, |slot, change| {
             let unfinished = change.unfinished(id);
             if slot.dying {
@@ -137,15 +142,14 @@ impl<R: VmRef> Worker<R> {
             if unfinished.is_some() {
                 return Err(SlotError::Unfinished);
             }
-            let log = match slot.flags.log.is_some() == flags.log.is_some() {
+            let log = match slot.log.is_some() == flags.log.is_some() {
                 true => slot.log.clone(),
-                false => new_log(slot.range, flags.log, shift)?,
+                false => log.take(),
             };
-            let what = walk_for(slot.flags, flags);
-            if what.is_none() {
-                log.iter().for_each(|log| log.arm());
+            if log.is_some() != flags.log.is_some() {
+                return Err(SlotError::Busy); // another thread has turned the log off meanwhile
             }
-            let walk = what.map(|what| Unfinished { id, walk: Walk::Protect(what), next: slot.range.start() });
+            let walk = walk_for(slot.flags, flags).map(Walk::Protect);
             Ok(Begin::Publish(Slot { flags, log, ..slot.clone() }, walk))
         })?;
         self.go_on(id, work, budget)
@@ -167,19 +171,26 @@ impl<R: VmRef> Worker<R> {
         Ok(self.remove(range, budget))
     }
 
-    /// Frees what this worker has unlinked and what no vCPU can see any more. Waits for nobody.
+    /// Frees what this worker, and workers that are gone, have unlinked and what no vCPU can see any more. Waits for
+    /// nobody.
     pub fn reclaim(&mut self, budget: Budget) -> Reclaim {
         let Handle { vm, member } = &mut self.handle;
         let space = &vm.vm().space;
         let tally = space.tally(&member.reader);
         let memory = (&space.host, space.format);
-        let visited = space.domain.reclaim(&mut member.reader, memory, tally, &mut member.cache, budget.get());
+        let mut visited = space.domain.reclaim(&mut member.reader, memory, tally, &mut member.cache, budget.get());
+        space.domain.for_each_abandoned(|reader| {
+            let left = budget.get().saturating_sub(visited);
+            visited += space.domain.reclaim(reader, memory, tally, &mut member.cache, left);
+        });
         Reclaim { visited, awaiting: space.domain.limbo(&mut member.reader).len() }
     }
 
     /// Tears the VM down, to be called until it says [`Teardown::Done`]. The first call cuts the tree off at its root:
     /// faults and other operations answer `Gone` from then on. Waits for vCPUs that are inside a fault; those that are
-    /// in their guests have to be out already, and load this root no more.
+    /// in their guests have to be out already, and load this root no more. Other workers that have unlinked something
+    /// free it by their own [`reclaim`](Self::reclaim), or by being dropped: until then the answer is
+    /// [`Teardown::More`].
     pub fn teardown(&mut self, budget: Budget) -> Teardown {
         self.detach();
         let Handle { vm, member } = &mut self.handle;
@@ -201,7 +212,8 @@ impl<R: VmRef> Worker<R> {
         empty(&mut member.reader);
         space.domain.for_each_abandoned(empty);
         member.cache.drain(&space.host, tally);
-        if done { Teardown::Done } else { Teardown::More }
+        // What other workers unlinked is theirs to free; the root may be among it.
+        if done && space.counts().waiting() == 0 { Teardown::Done } else { Teardown::More }
     }
 
     fn detach(&mut self) {
@@ -210,6 +222,8 @@ impl<R: VmRef> Worker<R> {
         let tally = space.tally(&member.reader);
         if let Some(root) = space.root.detach() {
             tally.flushed_all();
+            // The root's end before the embedder's choice of CPUs (R8).
+            <AtomicsOf<R> as Atomics>::full_fence();
             space.host.wait(space.host.flush(Flush::All));
             tally.retired_subtree();
             let subtree = Subtree::whole(space.format, root);
@@ -230,6 +244,22 @@ impl<R: VmRef> Worker<R> {
         space.root.load().map(drop).ok_or(RangeError::Gone)
     }
 
+    /// The log that a slot needs for these flags if it has none: made before the slots are locked, since that takes as
+    /// long as the slot is large.
+    fn log_for(&mut self, id: SlotId, flags: SlotFlags) -> Result<Option<SharedLog<AtomicsOf<R>>>, SlotError> {
+        let Handle { vm, member } = &mut self.handle;
+        let vm = vm.vm();
+        let range = {
+            let section = vm.space.domain.enter(&mut member.reader);
+            let slot = vm.slots.read(&section).by_id(id).ok_or(SlotError::NoSuchSlot)?;
+            if slot.log.is_some() {
+                return Ok(None);
+            }
+            slot.range
+        };
+        Ok(new_log(range, flags.log, vm.space.geometry().page_shift())?)
+    }
+
     /// Decides under the slots' lock how a change begins, publishes it, and announces it (R4, R6).
     fn begin(
         &mut self,
@@ -245,12 +275,19 @@ impl<R: VmRef> Worker<R> {
         let range = slot.range;
         let unfinished = match decide(&slot, &change)? {
             Begin::Continue(unfinished) => unfinished,
-            Begin::Publish(slot, unfinished) => {
+            Begin::Publish(slot, walk) => {
+                let serial = change.next_serial();
+                let unfinished = walk.map(|walk| Unfinished { id, serial, walk, next: range.start() });
+                let log = slot.log.clone();
                 change.put(&section, slot)?;
                 change.note(id, unfinished);
                 // Faults look slots up after their shard's word: one that saw the word before this event publishes
                 // nothing, one that sees it after finds the new snapshot.
                 vm.space.shards.event(range);
+                // Only now: a fault that found no log may have published until the event.
+                if unfinished.is_none() {
+                    log.iter().for_each(|log| log.arm());
+                }
                 unfinished
             }
         };
@@ -263,19 +300,42 @@ impl<R: VmRef> Worker<R> {
             return Ok(Progress { next: None, changed: 0, widened: false });
         };
         let range = GpaRange::new(unfinished.next, end).unwrap_or_default();
-        let progress = match unfinished.walk {
+        let mut progress = match unfinished.walk {
             Walk::Protect(what) => self.protect(range, what, budget),
             Walk::Remove => self.remove(range, budget),
         };
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
-        let mut change = vm.slots.write(&vm.space.domain)?;
+        let relax = || vm.space.host.relax();
+        if unfinished.walk == Walk::Remove && progress.is_done() {
+            // The walk is over, the slot is not out yet: if there is no room to retire a snapshot now, the next call
+            // finds nothing left to walk.
+            progress.next = Some(end);
+            let written = vm.slots.write(&vm.space.domain).and_then(|mut change| {
+                let section = vm.space.domain.enter(&mut member.reader);
+                match change.unfinished(id) {
+                    Some(walk) if walk.serial == unfinished.serial => {
+                        change.take_out(&section, id)?;
+                        change.note(id, None);
+                        Ok(())
+                    }
+                    _ => Ok(()), // another thread has finished the deletion
+                }
+            });
+            match written {
+                Ok(()) => {
+                    progress.next = None;
+                    return Ok(progress);
+                }
+                Err(SlotError::Busy | SlotError::OutOfMemory) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut change = vm.slots.note(&vm.space.domain, relax);
         let section = vm.space.domain.enter(&mut member.reader);
-        if change.unfinished(id).is_some_and(|walk| walk.walk == unfinished.walk) {
-            match unfinished.walk {
-                _ if !progress.is_done() => {}
-                Walk::Remove => change.take_out(&section, id)?,
-                Walk::Protect(_) => change.slot(&section, id)?.log.iter().for_each(|log| log.arm()),
+        if change.unfinished(id).is_some_and(|walk| walk.serial == unfinished.serial) {
+            if progress.is_done() {
+                change.slot(&section, id)?.log.iter().for_each(|log| log.arm());
             }
             change.note(id, progress.next.map(|next| Unfinished { next, ..unfinished }));
         }
@@ -316,7 +376,7 @@ impl<R: VmRef> Worker<R> {
             let section = space.domain.enter(&mut member.reader);
             let visit = Visit { space, section: &section, tally };
             let mut removal = Removal::new(space.gather(), may_cut);
-            let reached = removal.run(visit, range.from(at), &mut member.cache, left);
+            let reached = removal.run(visit, range.from(at), &mut member.cache, left.min(ENTRIES_PER_SECTION));
             let mut cut = [None; CUTS];
             let mut places = cut.iter_mut();
             removal.close(visit, |subtree| {
@@ -350,11 +410,11 @@ impl<R: VmRef> fmt::Debug for Worker<R> {
 }
 
 /// How a change of a slot begins.
-enum Begin<A: crate::sync::Atomics> {
+enum Begin<A: Atomics> {
     /// It has begun already; this walk is left.
     Continue(Option<Unfinished>),
     /// Publish this, then walk.
-    Publish(Slot<A>, Option<Unfinished>),
+    Publish(Slot<A>, Option<Walk>),
 }
 
 /// A walk to be carried on, up to `end`.
@@ -371,11 +431,11 @@ fn walk_for(old: SlotFlags, new: SlotFlags) -> Option<What> {
     (old.log.is_none() && new.log == Some(LogMode::Protect)).then_some(What::Write)
 }
 
-fn new_log<A: crate::sync::Atomics>(
+fn new_log<A: Atomics>(
     range: GpaRange,
     mode: Option<LogMode>,
     page_shift: u32,
-) -> Result<Option<Shared<Log<A>, A>>, OutOfMemory> {
+) -> Result<Option<SharedLog<A>>, OutOfMemory> {
     let Some(mode) = mode else { return Ok(None) };
     let (first, end) = (range.start().get() >> page_shift, range.end().get() >> page_shift);
     Shared::new(Log::new(first, end, mode == LogMode::InitiallySet)?).map(Some)

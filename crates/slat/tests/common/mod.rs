@@ -2,9 +2,13 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+mod hooked;
+
+pub use hooked::*;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use slat::addr::{Gpa, GpaRange, HostAddress, Hpa, Level};
@@ -85,7 +89,7 @@ pub fn run(request: Request) -> Run {
 
 // SAFETY: tables are zeroed allocations aligned to their length, reached as atomics only until they are freed.
 unsafe impl TableMemory for TestHost {
-    type Atomics = slat::sync::Core;
+    type Atomics = Hooked;
 
     fn allocate(&self, tables: usize) -> Option<Hpa> {
         self.allowed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
@@ -103,7 +107,8 @@ unsafe impl TableMemory for TestHost {
         unsafe { dealloc(std::ptr::with_exposed_provenance_mut(table.get() as usize), Self::layout(tables)) }
     }
 
-    unsafe fn words(&self, table: Hpa) -> &[AtomicU64] {
+    unsafe fn words(&self, table: Hpa) -> &[HookedWord] {
+        hook(Op::Words);
         // SAFETY: the caller names an allocated table.
         unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(table.get() as usize), 512) }
     }
@@ -203,7 +208,7 @@ pub fn entry(vm: &TestVm, at: u64) -> (Level, u64, Kind) {
 }
 
 /// The word of the table at `table`.
-pub fn word(vm: &TestVm, table: Hpa, index: usize) -> &AtomicU64 {
+pub fn word(vm: &TestVm, table: Hpa, index: usize) -> &HookedWord {
     // SAFETY: tests look at tables that are linked, while nothing is being freed.
     let words = unsafe { vm.host().words(table) };
     &words[index]
