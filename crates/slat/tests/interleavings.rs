@@ -207,7 +207,7 @@ fn r5_a_harvest_goes_on_with_the_rest_of_its_bitmap_wherever_the_slot_begins() {
 #[test]
 fn r9_an_invalidation_unmaps_its_range_in_steps() {
     let (vm, mut worker, mut vcpu) = stage(BLOCK);
-    (0..8).for_each(|page| drop(write(&mut vcpu, page)));
+    (0..8).for_each(|page| assert!(matches!(write(&mut vcpu, page), Outcome::Mapped { .. })));
     let mut invalidation = worker.invalidate(range(BASE, 8 * PAGE)).unwrap();
     let mut calls = 1;
     while !invalidation.unmap(Budget::entries(3)).is_done() {

@@ -95,7 +95,7 @@ impl Plan {
         let highest = top.checked_sub(bytes).ok_or_else(too_large)? & !(alignment - 1);
         match self.offset {
             None => Ok(Gpa::new(highest)),
-            Some(offset) if offset % PAGE != 0 => {
+            Some(offset) if !offset.is_multiple_of(PAGE) => {
                 Err(Failure::option("-p", format!("{offset:#x} is not a multiple of the page size, {PAGE}")))
             }
             Some(offset) if offset > top - bytes => Err(Failure::option(
@@ -126,7 +126,7 @@ impl Plan {
 
     fn check(&self) -> Result<(), Failure> {
         let bytes = self.bytes_per_vcpu;
-        if bytes == 0 || bytes % PAGE != 0 {
+        if bytes == 0 || !bytes.is_multiple_of(PAGE) {
             return Err(Failure::option("-b", format!("{bytes} bytes are not one or more whole pages of {PAGE}")));
         }
         if self.iterations < 2 {
@@ -153,7 +153,7 @@ impl Plan {
         }
         self.base(vcpus)?;
         let pages = self.bytes(vcpus) / PAGE;
-        if pages % u64::from(self.slots) != 0 {
+        if !pages.is_multiple_of(u64::from(self.slots)) {
             return Err(Failure::option("-x", format!("{} slots do not divide {pages} pages evenly", self.slots)));
         }
         if !self.pins.is_empty() && self.pins.len() < vcpus as usize {

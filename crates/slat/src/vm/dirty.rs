@@ -156,7 +156,7 @@ impl<A: Atomics> Log<A> {
     /// Whether no page of `first..end` is marked, and nobody was taking marks while this was found out.
     pub(crate) fn is_clear(&self, first: u64, end: u64) -> bool {
         let before = self.takers.load(Ordering::Acquire);
-        if before % TAKEN != 0 {
+        if !before.is_multiple_of(TAKEN) {
             return false;
         }
         let mut next = self.next_marked(first, end);
