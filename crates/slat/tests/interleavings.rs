@@ -36,10 +36,16 @@ fn r8_a_removal_does_not_take_a_new_table_for_the_one_it_began_in() {
     let _ = (write(&mut vcpu, 5), write(&mut vcpu, 6));
     let mut second = Worker::new(vm.clone()).unwrap();
     let mut other = self::vcpu(&vm, 1);
-    let mut locked = false;
+    let mut locks = 0;
     set_hook(move |op| {
-        locked |= matches!(op, Op::CompareExchange(_, Arm64::LOCKED));
-        if !locked || op != Op::Words {
+        if matches!(op, Op::CompareExchange(_, Arm64::LOCKED)) {
+            locks += 1;
+            if locks == 2 {
+                // Page 5 is locked; page 6 changes under the removal's eyes, which makes it walk again.
+                assert!(second.write_protect(range(BASE + 6 * PAGE, PAGE), ALL).unwrap().is_done());
+            }
+        }
+        if locks < 2 || op != Op::Words {
             return true;
         }
         assert!(second.unmap(range(BASE, BLOCK), ALL).unwrap().is_done());

@@ -108,7 +108,7 @@ impl Format for Arm64 {
         Hpa::new(raw & ADDRESS)
     }
 
-    #[inline]
+    #[inline(always)]
     fn leaf(&self, leaf: Leaf, level: Level) -> u64 {
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         let permissions = leaf.permissions;
@@ -129,7 +129,7 @@ impl Format for Arm64 {
             | bit(leaf.may_write, MAY_WRITE)
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, raw: u64, level: Level) -> Leaf {
         let memory = match (raw & MEM_ATTR) >> MEM_ATTR_SHIFT {
             MEM_ATTR_NORMAL => MemoryType::Normal,

@@ -32,6 +32,7 @@ impl Geometry {
         debug_assert!(root_bits > 0 && root_bits <= index_bits + 4, "a root is at most 16 tables");
         debug_assert!(largest_leaf.get() <= root.get(), "a leaf fits in the tree");
         debug_assert!(page_shift + index_bits * largest_leaf.get() <= shard_shift, "a leaf fits in a shard's region");
+        debug_assert!(page_shift + index_bits <= shard_shift, "a table of pages fits in a shard's region");
         debug_assert!(page_shift + index_bits * root.get() + root_bits <= 57, "no architecture has larger addresses");
         Self { page_shift, index_bits, root, root_bits, largest_leaf, shard_shift }
     }
@@ -129,7 +130,13 @@ impl Geometry {
     /// The index in the root of the entry that covers `gpa`, an address inside [`address_space`](Self::address_space).
     #[inline(always)]
     pub const fn root_index(&self, gpa: Gpa) -> usize {
-        (gpa.get() >> self.shift(self.root)) as usize & (self.root_entries() - 1)
+        self.root_index_at(gpa, self.root)
+    }
+
+    /// As [`root_index`](Self::root_index), where the caller knows the root's level as a constant.
+    #[inline(always)]
+    pub(crate) const fn root_index_at(&self, gpa: Gpa, root: Level) -> usize {
+        (gpa.get() >> self.shift(root)) as usize & (self.root_entries() - 1)
     }
 
     /// The guest addresses that an entry of `level` around `gpa` covers.

@@ -118,7 +118,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
 
     #[inline(always)]
     fn walk_levels<const ROOT: u8>(self, gpa: Gpa) -> Option<Position<'s, H>> {
-        let mut position = self.at_root(gpa)?;
+        let mut position = self.at_root_of(gpa, Level::new(ROOT))?;
         for level in (1..=ROOT).rev() {
             if self.space.format.kind(position.raw, Level::new(level)) != Kind::Table {
                 return Some(position);
@@ -131,8 +131,13 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// The root's entry for `gpa`.
     #[inline(always)]
     pub(crate) fn at_root(self, gpa: Gpa) -> Option<Position<'s, H>> {
+        self.at_root_of(gpa, self.space.geometry().root_level())
+    }
+
+    #[inline(always)]
+    fn at_root_of(self, gpa: Gpa, level: Level) -> Option<Position<'s, H>> {
         let root = self.space.root.load()?;
-        Some(Position::at_root(&self.space.host, self.space.format, self.section, root, gpa))
+        Some(Position::at_root(&self.space.host, self.space.format, self.section, root, level, gpa))
     }
 
     /// The entry one level further down the path to `gpa` from one that was seen to be a table.

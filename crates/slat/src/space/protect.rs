@@ -80,8 +80,9 @@ impl Protection {
         shards.lower_unflushed(core::mem::replace(&mut self.raised, Raised::none()));
     }
 
-    /// The selected entries of one table of pages, from `page` on; the page after the last one seen, and how many were
-    /// visited.
+    /// The selected entries of one table of pages, from `page` on; the page where to go on, and how many entries were
+    /// visited. What was changed is gathered once for the table.
+    #[inline]
     fn pages<H: Host, F: Format>(
         &mut self,
         visit: Visit<'_, H, F>,
@@ -92,30 +93,73 @@ impl Protection {
     ) -> (u64, u64) {
         let base = page - position.index as u64;
         let end = base + visit.space.geometry().entries() as u64;
-        let (mut page, mut visited) = (page, 0);
-        while page < end && visited < budget {
-            let index = (page - base) as usize;
-            let position = Position { index, raw: position.table.entry(index).load(), ..position };
-            visited += 1;
-            match visit.space.format.kind(position.raw, Level::PAGE) {
+        let mut seen = Seen { page, visited: 0, changed: None, untouched: None };
+        let stop = self.pages_until(visit, position, (base, end), selection, budget, &mut seen);
+        self.note(visit, &seen);
+        if let Some(locked) = stop {
+            self.wait(visit, Position { index: locked, ..position });
+        }
+        (seen.page, seen.visited)
+    }
+
+    /// As [`pages`](Self::pages), as far as a locked entry, whose index is given.
+    #[inline]
+    fn pages_until<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        position: Position<'_, H>,
+        (base, end): (u64, u64),
+        selection: &impl Selection,
+        budget: u64,
+        seen: &mut Seen,
+    ) -> Option<usize> {
+        let format = visit.space.format;
+        while seen.page < end && seen.visited < budget {
+            let index = (seen.page - base) as usize;
+            let entry = position.table.entry(index);
+            let raw = entry.load();
+            seen.visited += 1;
+            match format.kind(raw, Level::PAGE) {
                 Kind::Leaf => {
-                    if !self.leaf(visit, position.entry(), position.raw, page, Level::PAGE) {
-                        return (page, visited); // from the root again
+                    let new = self.applied(format, raw, Level::PAGE);
+                    if new == raw {
+                        Seen::widen(&mut seen.untouched, seen.page);
+                    } else {
+                        if seen.changed.is_none() {
+                            self.raise(visit, seen.page);
+                        }
+                        if entry.change(raw, new).is_err() {
+                            continue; // hardware or another thread was faster: look again
+                        }
+                        Seen::widen(&mut seen.changed, seen.page);
+                        self.changed += 1;
                     }
                 }
-                Kind::Locked => {
-                    self.wait(visit, position);
-                    continue; // look at the same entry again
-                }
-                Kind::Frozen => return (page, visited), // from the root again
+                Kind::Locked => return Some(index),
+                Kind::Frozen => return None, // from the root again
                 Kind::Empty | Kind::Table => {}
             }
-            match selection.next(page + 1) {
-                Some(next) => page = next,
-                None => return (end.max(page + 1), visited),
-            }
+            seen.page = selection.next(seen.page + 1).unwrap_or(end);
         }
-        (page, visited)
+        None
+    }
+
+    /// Counts the gather as unflushed before the first change in the shard of `page` (R8): whoever finds the leaf
+    /// protected finds the count up, or the flush done.
+    fn raise<H: Host, F: Format>(&mut self, visit: Visit<'_, H, F>, page: u64) {
+        let gpa = Gpa::new(page << visit.space.geometry().page_shift());
+        visit.space.shards.raise_unflushed(gpa, &mut self.raised);
+    }
+
+    fn note<H: Host, F: Format>(&mut self, visit: Visit<'_, H, F>, seen: &Seen) {
+        let shift = visit.space.geometry().page_shift();
+        let range = |(first, last): (u64, u64)| GpaRange::new(Gpa::new(first << shift), Gpa::new((last + 1) << shift));
+        if let Some(changed) = seen.changed.and_then(range) {
+            self.gather.leaf(changed, Level::PAGE);
+        }
+        if let Some(same) = seen.untouched.and_then(range) {
+            self.untouched = Some(self.untouched.map_or(same, |untouched| untouched.hull(same)));
+        }
     }
 
     /// An entry above the page level that is not a table; the page where to go on.
@@ -177,8 +221,8 @@ impl Protection {
         first_page: u64,
         level: Level,
     ) -> bool {
-        let (space, format) = (visit.space, visit.space.format);
-        let gpa = Gpa::new(first_page << space.geometry().page_shift());
+        let format = visit.space.format;
+        let gpa = Gpa::new(first_page << visit.space.geometry().page_shift());
         let mut raw = seen;
         while format.kind(raw, level) == Kind::Leaf {
             let new = self.applied(format, raw, level);
@@ -187,8 +231,7 @@ impl Protection {
                 self.untouched = Some(self.untouched.map_or(span, |untouched| untouched.hull(span)));
                 return true;
             }
-            // Counted before the change: whoever finds the leaf protected finds the count up, or the flush done (R8).
-            space.shards.raise_unflushed(gpa, &mut self.raised);
+            self.raise(visit, first_page);
             match entry.change(raw, new) {
                 Ok(()) => {
                     self.gather.leaf(visit.span(gpa, level), level);
@@ -205,5 +248,21 @@ impl Protection {
     fn wait<H: Host, F: Format>(&mut self, visit: Visit<'_, H, F>, position: Position<'_, H>) {
         self.close(visit);
         visit.wait_unlocked(position);
+    }
+}
+
+/// What was seen of one table of pages: the page where to go on, and the first and last pages of two kinds.
+struct Seen {
+    page: u64,
+    visited: u64,
+    changed: Option<(u64, u64)>,
+    untouched: Option<(u64, u64)>,
+}
+
+impl Seen {
+    /// Pages come in order.
+    #[inline(always)]
+    fn widen(pages: &mut Option<(u64, u64)>, page: u64) {
+        *pages = Some((pages.map_or(page, |(first, _)| first), page));
     }
 }

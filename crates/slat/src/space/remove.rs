@@ -73,6 +73,14 @@ impl<'s, H: Host> Removal<'s, H> {
             let Some(position) = self.walk(visit, range, at) else {
                 return Reached { next: None, visited };
             };
+            if position.level == Level::PAGE {
+                let (next, entries) = self.pages(visit, position, range, at, budget - visited);
+                visited += entries;
+                at = next;
+                if entries > 0 {
+                    continue;
+                }
+            }
             visited += 1;
             match self.entry(visit, position, range, at, cache) {
                 Next::At(next) => at = next,
@@ -112,6 +120,54 @@ impl<'s, H: Host> Removal<'s, H> {
 
     fn cuts_off<F: Format>(&self, visit: Visit<'s, H, F>, position: Position<'s, H>, range: GpaRange, at: Gpa) -> bool {
         self.may_cut > 0 && range.covers(visit.span(at, position.level))
+    }
+
+    /// Locks leaves of one table of pages, from `at` on, as long as they are leaves or empty and a run holds them; the
+    /// address where to go on, and how many entries were visited: none if the first one needs more thought.
+    #[inline]
+    fn pages<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        position: Position<'s, H>,
+        range: GpaRange,
+        at: Gpa,
+        budget: u64,
+    ) -> (Gpa, u64) {
+        let format = visit.space.format;
+        let geometry = visit.space.geometry();
+        let left = (range.end().get() - at.get()) >> geometry.page_shift();
+        let most = left.min((geometry.entries() - position.index) as u64).min(budget) as usize;
+        let address = |entries: usize| Gpa::new(at.get() + ((entries as u64) << geometry.page_shift()));
+        let (mut visited, mut locked) = (0, 0);
+        let mut run: Option<usize> = None;
+        while visited < most {
+            let index = position.index + visited;
+            let entry = position.table.entry(index);
+            let raw = entry.load();
+            match format.kind(raw, Level::PAGE) {
+                Kind::Empty => run = None,
+                Kind::Leaf => {
+                    let here = Position { index, raw, ..position };
+                    let span = geometry.span(address(visited), Level::PAGE);
+                    let Some(place) = run.or_else(|| self.run_for(here, span)) else { break };
+                    if entry.change(raw, F::LOCKED).is_err() {
+                        break;
+                    }
+                    match &mut self.runs[place] {
+                        Some(run) => (run.count, run.end) = (run.count + 1, span.end()),
+                        free => *free = Some(Run { table: position.table, first: index, count: 1, end: span.end() }),
+                    }
+                    run = Some(place);
+                    self.gather.leaf(span, Level::PAGE);
+                    locked += 1;
+                }
+                Kind::Locked | Kind::Frozen | Kind::Table => break,
+            }
+            visited += 1;
+        }
+        visit.tally.unmapped(Level::PAGE, locked);
+        self.changed += locked;
+        (address(visited), visited as u64)
     }
 
     fn entry<F: Format>(

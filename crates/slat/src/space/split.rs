@@ -54,9 +54,21 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let format = self.space.format;
         let geometry = format.geometry();
         let whole = format.decode(position.raw, position.level);
-        for index in 0..geometry.entries() {
+        let leaf = |index: usize| {
             let hpa = Hpa::new(whole.hpa.get() + ((index as u64) << geometry.shift(below)));
-            child.write(index, format.leaf(Leaf { hpa, ..whole }, below));
+            format.leaf(Leaf { hpa, ..whole }, below)
+        };
+        let entries = geometry.entries();
+        let (first, last, stride) = (leaf(0), leaf(entries - 1), leaf(1).wrapping_sub(leaf(0)));
+        // Where the address is one field of the word, as it is nearly everywhere, the words are a fixed step apart.
+        if first.wrapping_add(stride.wrapping_mul(entries as u64 - 1)) == last {
+            let mut raw = first;
+            for index in 0..entries {
+                child.write(index, raw);
+                raw = raw.wrapping_add(stride);
+            }
+        } else {
+            (0..entries).for_each(|index| child.write(index, leaf(index)));
         }
     }
 }

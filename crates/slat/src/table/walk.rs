@@ -97,23 +97,24 @@ impl<H: TableMemory> Clone for Position<'_, H> {
 impl<H: TableMemory> Copy for Position<'_, H> {}
 
 impl<'s, H: TableMemory> Position<'s, H> {
-    /// The entry of the root that covers `gpa`, an address inside the format's address space.
+    /// The entry of the root, whose level is `level`, that covers `gpa`, an address inside the format's address space.
     #[inline(always)]
     pub(crate) fn at_root<F: Format>(
         host: &'s H,
         format: F,
         _section: &'s Section<'_, H::Atomics>,
         root: Hpa,
+        level: Level,
         gpa: Gpa,
     ) -> Self {
         let geometry = format.geometry();
-        let index = geometry.root_index(gpa);
+        let index = geometry.root_index_at(gpa, level);
         let (part, index) = (index / geometry.entries(), index % geometry.entries());
         let table = Hpa::new(root.get() + part as u64 * geometry.table_bytes());
         // SAFETY: a root is one allocation of `root_tables` tables, and `part` is below that. It was loaded inside this
         // section, or by it, and what a section can reach is not freed before the section is over.
         let words = unsafe { host.words(table) };
-        Self::load(TableRef { words }, index, geometry.root_level())
+        Self::load(TableRef { words }, index, level)
     }
 
     /// The entry below this one, which was seen to be a table, that covers `gpa`.
