@@ -25,11 +25,12 @@ const FLOORS: [(&str, u8); 9] = [
 const UNSAFE: [&str; 3] = ["table", "reclaim", "host"];
 
 /// Which of our crates a crate may use.
-const CRATES: [(&str, &[&str]); 7] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("slat", &[]),
     ("slat-arch", &["slat"]),
     ("slat-machine", &["slat"]),
     ("slat-model", &["slat"]),
+    ("slat-bench", &["slat"]),
     ("slat-cli", &["slat", "slat-machine"]),
     ("slat-hv", &["slat", "slat-arch"]),
     ("xtask", &[]),

@@ -1,5 +1,6 @@
 //! The project's own chores: `cargo xtask --help`.
 
+mod instructions;
 mod layers;
 mod no_std;
 mod test;
@@ -25,6 +26,15 @@ enum Chore {
     },
     /// Checks the house: imports against the floors, atomics and `unsafe` outside of their rooms, files that are too long
     Layers,
+    /// Counts instructions an operation with callgrind; fails if they are more than the repository keeps
+    Instructions {
+        /// Print one object
+        #[arg(long)]
+        json: bool,
+        /// Keep these counts in the repository
+        #[arg(long)]
+        keep: bool,
+    },
     /// Builds the engine without `std`, looks at what it needs from outside, links it and runs it
     NoStd,
 }
@@ -33,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().chore {
         Chore::Test { quick } => test::run(quick),
         Chore::Layers => layers::check().map(|()| ExitCode::SUCCESS),
+        Chore::Instructions { json, keep } => instructions::count(json, keep).map(|()| ExitCode::SUCCESS),
         Chore::NoStd => no_std::check().map(|()| ExitCode::SUCCESS),
     }
 }
