@@ -88,7 +88,7 @@ impl Descriptor {
         self.bits(47, low) << low
     }
 
-    /// MemAttr[3:0] (D8.6): the upper half is zero for Device memory, else the outer cacheability.
+    /// `MemAttr[3:0]` (D8.6): the upper half is zero for Device memory, else the outer cacheability.
     fn memory(self) -> Memory {
         let cacheability = |field| match field {
             0b11 => Memory::WriteBack,
@@ -105,7 +105,7 @@ impl Descriptor {
         }
     }
 
-    /// S2AP[0] and [1] allow reading and writing, XN forbids fetching; Device memory is never fetched from (D8.4).
+    /// `S2AP[0]` and `S2AP[1]` allow reading and writing, XN forbids fetching; Device memory is never fetched from (D8.4).
     fn permissions(self) -> Permissions {
         let execute_never = self.bit(54) || self.memory() == Memory::Device;
         Permissions { read: self.bit(6), write: self.bit(7), execute: !execute_never }
