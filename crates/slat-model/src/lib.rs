@@ -1,1 +1,17 @@
-//! Placeholder.
+//! The slat engine under model checkers.
+
+#![deny(unsafe_code)]
+
+pub mod book;
+pub mod format;
+pub mod hardware;
+pub mod oracle;
+pub mod plant;
+pub mod quarantine;
+pub mod run;
+pub mod scenario;
+pub mod stage;
+#[allow(unsafe_code)]
+pub mod tool;
+pub mod word;
+pub mod world;

@@ -1,0 +1,111 @@
+//! The fake format, with bugs to plant, and words at the wrong level reported rather than panicked about.
+
+use slat::addr::{Hpa, Level};
+use slat::format::{Change, Fake, Format, Geometry, Kind, Leaf};
+use slat::host::Access;
+
+use crate::book;
+use crate::plant::Plant;
+
+/// Bits of a word that name the level it was made for, under the bit that makes it valid.
+const LEVEL: u64 = 0b111;
+const VALID: u64 = 1 << 3;
+
+/// The level that a valid word was made for.
+pub fn level_of(raw: u64) -> Level {
+    if raw & VALID == 0 { Level::PAGE } else { Level::new((raw & LEVEL) as u8) }
+}
+
+/// The state that a word says, at the level it was made for.
+pub fn kind_of(raw: u64) -> Kind {
+    Fake::new(4).kind(raw, level_of(raw))
+}
+
+/// The format of every model.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelFormat(Fake);
+
+impl ModelFormat {
+    /// A tree of `levels` levels.
+    pub fn new(levels: u8) -> Self {
+        Self(Fake::new(levels))
+    }
+}
+
+impl Format for ModelFormat {
+    const NAME: &'static str = "model";
+    const LOCKED: u64 = Fake::LOCKED;
+    const FROZEN: u64 = Fake::FROZEN;
+    const SHARDS: usize = Fake::SHARDS;
+    const REMEMBERED: usize = Fake::REMEMBERED;
+
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn output_bits(&self) -> u32 {
+        self.0.output_bits()
+    }
+
+    fn kind(&self, raw: u64, level: Level) -> Kind {
+        if raw == Self::LOCKED && Plant::LockedLooksEmpty.is_planted() {
+            return Kind::Empty;
+        }
+        if raw & VALID != 0 && level_of(raw) != level {
+            book::report(format_args!("an entry made for {} was used at {level}", level_of(raw)));
+            return Kind::Empty;
+        }
+        self.0.kind(raw, level)
+    }
+
+    fn table(&self, table: Hpa, level: Level) -> u64 {
+        self.0.table(table, level)
+    }
+
+    fn table_address(&self, raw: u64, level: Level) -> Hpa {
+        self.0.table_address(raw, level)
+    }
+
+    fn leaf(&self, leaf: Leaf, level: Level) -> u64 {
+        self.0.leaf(leaf, level)
+    }
+
+    fn decode(&self, raw: u64, level: Level) -> Leaf {
+        self.0.decode(raw, level)
+    }
+
+    fn permits(&self, raw: u64, level: Level, access: Access) -> bool {
+        self.0.permits(raw, level, access)
+    }
+
+    fn is_writable(&self, raw: u64, level: Level) -> bool {
+        self.0.is_writable(raw, level)
+    }
+
+    fn may_write(&self, raw: u64, level: Level) -> bool {
+        self.0.may_write(raw, level)
+    }
+
+    fn made_writable(&self, raw: u64, level: Level) -> u64 {
+        self.0.made_writable(raw, level)
+    }
+
+    fn made_accessed(&self, raw: u64, level: Level) -> u64 {
+        self.0.made_accessed(raw, level)
+    }
+
+    fn write_protected(&self, raw: u64, level: Level) -> u64 {
+        if Plant::UnprotectedLevel(level.get()).is_planted() { raw } else { self.0.write_protected(raw, level) }
+    }
+
+    fn write_revoked(&self, raw: u64, level: Level) -> u64 {
+        if Plant::RevokedMayReturn.is_planted() {
+            return self.0.write_protected(raw, level);
+        }
+        self.0.write_revoked(raw, level)
+    }
+
+    fn change(&self, old: u64, new: u64, level: Level) -> Change {
+        if Plant::NothingBreaks.is_planted() { Change::Free } else { self.0.change(old, new, level) }
+    }
+}

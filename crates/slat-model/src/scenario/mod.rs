@@ -1,0 +1,52 @@
+//! The scenarios: one module for each protocol.
+
+pub mod fault_fault;
+pub mod fault_harvest;
+pub mod fault_slot_change;
+pub mod invalidate_fault;
+pub mod protect_protect;
+pub mod reclaim;
+pub mod split_fault;
+pub mod teardown_fault;
+pub mod unlink_walk;
+
+use crate::run::Scenario;
+
+/// Every scenario.
+pub const ALL: &[Scenario] = &[
+    fault_fault::ONE_ENTRY,
+    fault_fault::MISSING_TABLE,
+    fault_slot_change::DELETE,
+    fault_slot_change::LOG_ON,
+    fault_slot_change::LOG_ON_RELAX,
+    fault_slot_change::READ_ONLY_RELAX,
+    fault_harvest::RELAX,
+    fault_harvest::CACHED,
+    fault_harvest::REMAP,
+    fault_harvest::SUMMARY,
+    fault_harvest::TWO_HARVESTERS,
+    split_fault::READ_BESIDE,
+    split_fault::WRITE_BESIDE,
+    split_fault::HARVEST,
+    split_fault::UNMAP,
+    unlink_walk::CUT,
+    unlink_walk::CUT_WALKED,
+    unlink_walk::CUT_AND_TAKE,
+    unlink_walk::CUT_TWICE,
+    unlink_walk::CUT_DEEP,
+    reclaim::SNAPSHOT,
+    reclaim::TABLE,
+    reclaim::TWO_RECLAIMERS,
+    invalidate_fault::GUARD,
+    invalidate_fault::GUESTS,
+    invalidate_fault::MISSING_TABLE,
+    invalidate_fault::ONE_SHOT,
+    invalidate_fault::OVERLAPPING,
+    invalidate_fault::BLOCKING,
+    invalidate_fault::NEIGHBOUR,
+    protect_protect::RANGE,
+    protect_protect::CLEAR,
+    teardown_fault::FAULT,
+    teardown_fault::LINK,
+    teardown_fault::UNMAP,
+];

@@ -1,0 +1,274 @@
+//! The families of atomics that the engine runs on, and their word: tracked by the tool, and guarded against use after
+//! its end.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use slat::format::{Fake, Format};
+use slat::sync::{Atomics, Ordering, Word};
+
+use crate::book;
+use crate::plant::{Plant, Shape};
+use crate::tool::{Life, Raw, Tool};
+
+/// The engine's atomics under a tool.
+#[derive(Debug)]
+pub struct Family<T: Tool>(PhantomData<fn() -> T>);
+
+impl<T: Tool> Atomics for Family<T> {
+    type Word = Checked<T>;
+    /// Counting adds no interleavings.
+    type Statistic = AtomicU64;
+
+    fn full_fence() {
+        if !Plant::NoFullFence.is_planted() && !std::thread::panicking() {
+            T::fence(Ordering::SeqCst);
+        }
+    }
+
+    fn full_fence_after_rmw() {
+        if !Plant::NoFenceAfter(Shape::last()).is_planted() && !std::thread::panicking() {
+            T::fence(Ordering::SeqCst);
+        }
+    }
+
+    fn acquire_fence() {
+        if !std::thread::panicking() {
+            T::fence(Ordering::Acquire);
+        }
+    }
+
+    fn spin_hint() {
+        T::yield_now();
+    }
+}
+
+/// Which word of which table of the host's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Site {
+    /// The table's number.
+    pub table: usize,
+    /// The word's number in it.
+    pub index: usize,
+}
+
+/// A word that the tool tracks, and whose uses after its end are errors.
+pub struct Checked<T: Tool> {
+    raw: T::Raw,
+    life: T::Life,
+    ended: AtomicBool,
+    /// The last value in the order of execution: for the checks, and for unwinding, where nothing may switch.
+    last: AtomicU64,
+    site: Option<Site>,
+    /// A planted bug has left a count out: it is not taken back either.
+    unmade: AtomicBool,
+}
+
+/// What is left in the words of a table that was freed.
+const POISON: u64 = 0xdead_dead_0000;
+/// One event, and one open invalidation, in a shard's word.
+const EVENT: u64 = 1 << 16;
+const OPENING: u64 = EVENT + 1;
+
+impl<T: Tool> Checked<T> {
+    fn with_site(value: u64, site: Option<Site>) -> Self {
+        let last = AtomicU64::new(value);
+        Self {
+            raw: T::Raw::new(value),
+            life: T::Life::begin(),
+            ended: AtomicBool::new(false),
+            last,
+            site,
+            unmade: AtomicBool::new(false),
+        }
+    }
+
+    /// A word of a table.
+    pub fn in_table(value: u64, site: Site) -> Self {
+        Self::with_site(value, Some(site))
+    }
+
+    /// What a hardware walker reads, and whether the table is freed. Walkers take no part in grace periods: it is for
+    /// the caller to say whether it may still be here.
+    pub fn load_as_hardware(&self) -> (u64, bool) {
+        (self.raw.load(Ordering::Acquire), self.ended.load(Ordering::Relaxed))
+    }
+
+    /// The last value in the order of execution. No step of its own.
+    pub fn peek(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// The table is freed: whoever uses the word from now on is late.
+    pub fn end(&self) {
+        if std::thread::panicking() {
+            return;
+        }
+        // A tracked store: that a walker's load comes before it or after it makes two different executions.
+        self.raw.store(POISON, Ordering::Relaxed);
+        report_race(|| self.life.end());
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// `order`, unless the bug for this kind of word is planted.
+    fn order(&self, order: Ordering, in_table: Option<Plant>, elsewhere: Option<Plant>) -> Ordering {
+        let plant = if self.site.is_some() { in_table } else { elsewhere };
+        if plant.is_some_and(Plant::is_planted) { Ordering::Relaxed } else { order }
+    }
+
+    /// One operation: on the tool's word, unless the thread is unwinding.
+    fn operation<R>(&self, tracked: impl FnOnce(&T::Raw) -> R, unwinding: impl FnOnce(&AtomicU64) -> R) -> R {
+        if std::thread::panicking() {
+            return unwinding(&self.last);
+        }
+        let Some(result) = report_race(|| tracked(&self.raw)) else { return unwinding(&self.last) };
+        if self.ended.load(Ordering::Relaxed) {
+            book::report(format_args!("M1: use of a word that was freed, {:?}", self.site));
+        }
+        report_race(|| self.life.touch());
+        result
+    }
+
+    /// Notes a change that was made.
+    fn changed(&self, old: u64, new: u64, shape: Shape) {
+        shape.done();
+        self.last.store(new, Ordering::Relaxed);
+        if let Some(site) = self.site
+            && !std::thread::panicking()
+        {
+            book::with(|book| book.entry_changed(site, old, new));
+        }
+    }
+
+    fn shape_of_exchange(&self, current: u64, new: u64) -> Shape {
+        match self.site {
+            Some(_) if new == Fake::LOCKED => Shape::Lock,
+            Some(_) => Shape::Change,
+            None if new == current.wrapping_add(OPENING) => Shape::Open,
+            None => Shape::Other,
+        }
+    }
+
+    fn read_modify_write(
+        &self,
+        shape: Shape,
+        new: impl FnOnce(u64) -> u64 + Copy,
+        tracked: impl FnOnce(&T::Raw) -> u64,
+    ) -> u64 {
+        if Plant::Unmade(shape).is_planted() || self.unmade.load(Ordering::Relaxed) {
+            self.unmade.store(true, Ordering::Relaxed);
+            return self.load(Ordering::Acquire);
+        }
+        let old = self.operation(tracked, |last| last.load(Ordering::Relaxed));
+        self.changed(old, new(old), shape);
+        old
+    }
+}
+
+impl<T: Tool> Word for Checked<T> {
+    fn new(value: u64) -> Self {
+        Self::with_site(value, None)
+    }
+
+    fn load(&self, order: Ordering) -> u64 {
+        let order = self.order(order, Some(Plant::RelaxedEntryLoads), Some(Plant::RelaxedLoads));
+        self.operation(|raw| raw.load(order), |last| last.load(Ordering::Relaxed))
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        let order = self.order(order, Some(Plant::RelaxedEntryStores), Some(Plant::RelaxedStores));
+        let old = self.peek();
+        self.operation(|raw| raw.store(value, order), |_| ());
+        self.changed(old, value, Shape::Other);
+    }
+
+    fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+        let shape = self.shape_of_exchange(current, new);
+        if Plant::Unmade(shape).is_planted() {
+            self.unmade.store(true, Ordering::Relaxed);
+            return Ok(current);
+        }
+        if self.site.is_some() && Plant::TornEntryChanges.is_planted() {
+            let found = self.load(Ordering::Acquire);
+            if found == current {
+                self.store(new, success);
+            }
+            return if found == current { Ok(found) } else { Err(found) };
+        }
+        let success = self.order(success, Some(Plant::RelaxedEntryChanges), None);
+        let tracked = |raw: &T::Raw| raw.compare_exchange(current, new, success, failure);
+        let result = self.operation(tracked, |last| match last.load(Ordering::Relaxed) {
+            found if found == current => Ok(found),
+            found => Err(found),
+        });
+        if let Ok(old) = result {
+            self.changed(old, new, shape);
+        }
+        result
+    }
+
+    fn swap(&self, value: u64, order: Ordering) -> u64 {
+        let order = self.order(order, None, Some(Plant::RelaxedSwaps));
+        let shape = if self.peek() == 0 && value & 1 != 0 { Shape::Section } else { Shape::Other };
+        self.read_modify_write(shape, |_| value, |raw| raw.swap(value, order))
+    }
+
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        let shape = match value {
+            EVENT => Shape::Event,
+            1 if order == Ordering::AcqRel => Shape::Count,
+            _ => Shape::Other,
+        };
+        self.read_modify_write(shape, |old| old.wrapping_add(value), |raw| raw.fetch_add(value, order))
+    }
+
+    fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+        self.read_modify_write(Shape::Other, |old| old.wrapping_sub(value), |raw| raw.fetch_sub(value, order))
+    }
+
+    fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+        if Plant::TestBeforeSet.is_planted() {
+            let seen = self.load(Ordering::Acquire);
+            if seen & bits == bits {
+                Shape::Mark.done();
+                return seen;
+            }
+        }
+        self.read_modify_write(Shape::Mark, |old| old | bits, |raw| raw.fetch_or(bits, order))
+    }
+
+    fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+        self.read_modify_write(Shape::Take, |old| old & bits, |raw| raw.fetch_and(bits, order))
+    }
+}
+
+impl<T: Tool> Drop for Checked<T> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() && !self.ended.swap(true, Ordering::Relaxed) {
+            report_race(|| self.life.end());
+        }
+    }
+}
+
+impl<T: Tool> std::fmt::Debug for Checked<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checked").field("last", &self.peek()).field("site", &self.site).finish_non_exhaustive()
+    }
+}
+
+/// Runs one operation of the tool's. A race that it finds goes into the book, and the engine goes on: unwinding out of
+/// the middle of an operation would drop what is locked half way.
+fn report_race<R>(operation: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(operation)).map_err(report_or_resume).ok()
+}
+
+#[cold]
+fn report_or_resume(panic: Box<dyn Any + Send>) {
+    let message = book::message(&*panic);
+    if !message.contains("Causality violation") {
+        resume_unwind(panic);
+    }
+    book::report(format_args!("M4: a race with the making or the end of an object: {message}"));
+}

@@ -1,0 +1,199 @@
+//! The embedder of a model: tables, a backing that can change, and hardware that walks the tables beside the engine.
+
+mod host;
+mod tables;
+
+pub use host::Host;
+
+use std::sync::Arc;
+
+use slat::addr::{Gpa, GpaRange, Hpa, Level};
+use slat::format::{Fake, Format};
+use slat::host::{Access, VcpuId};
+use slat::sync::Ordering;
+
+use crate::book;
+use crate::hardware::{Next, Reached};
+use crate::oracle::{Oracle, PageSet};
+use crate::tool::{Raw, Tool};
+use tables::Tables;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Pages that one table of pages serves, and one block.
+pub const REGION: u64 = 4;
+
+/// Where the frames of guest memory lie.
+const FRAMES: u64 = 1 << 24;
+/// Bytes between the frames of one generation of the backing and the next.
+const GENERATION: u64 = 1 << 20;
+/// Regions whose backing changes apart from the others'.
+const REGIONS: usize = 2;
+
+/// The guest address of a page.
+pub fn gpa(page: u64) -> Gpa {
+    Gpa::new(page * PAGE)
+}
+
+/// The guest addresses of pages `first..end`.
+pub fn pages(first: u64, end: u64) -> GpaRange {
+    GpaRange::new(gpa(first), gpa(end)).expect("the first page is not after the last")
+}
+
+/// The page of a guest address.
+pub fn page_of(gpa: Gpa) -> u64 {
+    gpa.get() / PAGE
+}
+
+/// The number of the table at an address.
+pub fn number_of(table: Hpa) -> usize {
+    (table.get() / PAGE) as usize - 1
+}
+
+/// The memory behind a page, in one generation of the backing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// How often the backing had changed.
+    pub generation: u64,
+    /// The guest page that it belongs to.
+    pub page: u64,
+}
+
+impl Frame {
+    /// Its address.
+    pub fn hpa(self) -> Hpa {
+        Hpa::new(FRAMES + self.generation * GENERATION + self.page * PAGE)
+    }
+
+    /// The memory that a leaf maps at `page`.
+    pub fn through(raw: u64, level: Level, page: u64) -> Self {
+        let format = Fake::new(4);
+        let inside = page % format.geometry().pages(level);
+        let frame = (format.decode(raw, level).hpa.get() + inside * PAGE).wrapping_sub(FRAMES);
+        Self { generation: frame / GENERATION, page: frame % GENERATION / PAGE }
+    }
+}
+
+/// How a world differs from the plainest, and where its slot lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Levels of the tree.
+    pub levels: u8,
+    /// The first page of the slot.
+    pub first: u64,
+    /// Pages of the slot.
+    pub count: u64,
+    /// What kind of host backs it.
+    pub backing: Kind,
+}
+
+/// How the backing answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// With pages.
+    Pages,
+    /// With blocks.
+    Blocks,
+    /// With pages, and not inside of the engine: the answer would block.
+    Blocking,
+    /// With pages that may be read only; a write gets the page's memory of the next generation (copy on write).
+    CopyOnWrite,
+}
+
+impl Setup {
+    /// Two levels, and a slot of so many pages from page 0 on.
+    pub const fn pages(count: u64) -> Self {
+        Self { levels: 2, first: 0, count, backing: Kind::Pages }
+    }
+
+    /// As [`pages`](Self::pages), one block.
+    pub const fn block() -> Self {
+        Self::pages(REGION).backed(Kind::Blocks)
+    }
+
+    /// The same on another backing.
+    #[must_use]
+    pub const fn backed(self, backing: Kind) -> Self {
+        Self { backing, ..self }
+    }
+
+    /// The slot's pages.
+    pub fn slot(&self) -> PageSet {
+        PageSet::range(self.first, self.first + self.count)
+    }
+}
+
+/// What engine and hardware of one execution share, beside the book.
+pub struct World<T: Tool> {
+    /// What it is like.
+    pub setup: Setup,
+    tables: Tables<T>,
+    /// How often the backing of each region has changed.
+    generations: Vec<T::Raw>,
+    /// Changed by every flush and every step of hardware: that one comes before the other makes two executions.
+    clock: T::Raw,
+}
+
+impl<T: Tool> World<T> {
+    /// A world without tables, in the first generation.
+    pub fn new(setup: Setup) -> Arc<Self> {
+        let generations = (0..REGIONS).map(|_| T::Raw::new(0)).collect();
+        Arc::new(Self { setup, tables: Tables::new(), generations, clock: T::Raw::new(0) })
+    }
+
+    /// The hardware's own reading of the format, on which no bug is planted.
+    fn format(&self) -> Fake {
+        Fake::new(self.setup.levels)
+    }
+
+    /// A step that hardware and host see in one order. None while a thread unwinds.
+    fn tick(&self, order: Ordering) {
+        if !std::thread::panicking() {
+            self.clock.fetch_add(1, order);
+        }
+    }
+
+    /// Tells the oracle what holds from now on.
+    pub fn declare(&self, what: impl FnOnce(&mut Oracle)) {
+        self.tick(Ordering::Relaxed);
+        book::with(|book| what(&mut book.oracle));
+    }
+
+    /// The host changes its own tables: the backing of a region moves to new memory.
+    pub fn change_backing(&self, region: u64) {
+        let generation = self.generation(region);
+        let now = generation.load(Ordering::Relaxed) + 1;
+        generation.store(now, Ordering::Relaxed);
+    }
+
+    /// The host gives the old memory of a region to somebody else: nothing may reach it any more.
+    pub fn take_old_memory(&self, region: u64) {
+        let now = self.generation(region).load(Ordering::Relaxed);
+        let first = region * REGION;
+        self.declare(|oracle| oracle.taken(PageSet::range(first, first + REGION), now));
+    }
+
+    fn generation(&self, region: u64) -> &T::Raw {
+        &self.generations[region as usize % REGIONS]
+    }
+
+    /// A vCPU's hardware tries an access: through what it has cached, else with a walk, which it caches.
+    pub fn access(&self, vcpu: VcpuId, page: u64, access: Access) -> Reached {
+        self.tick(Ordering::Acquire);
+        let mut walk = match book::with(|book| book.begin_access(self.format(), vcpu, page, access)) {
+            Ok(walk) => walk,
+            Err(reached) => return reached,
+        };
+        let mut site = walk.site();
+        loop {
+            let read = self.tables.word(site).load_as_hardware();
+            match book::with(|book| book.was_read(&mut walk, read)) {
+                Next::Read(next) => site = next,
+                Next::Abandoned => return Reached::Nothing,
+                Next::Fill => break,
+            }
+        }
+        self.tick(Ordering::Acquire);
+        book::with(|book| book.fill(walk))
+    }
+}
