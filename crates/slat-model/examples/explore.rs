@@ -8,7 +8,9 @@ fn main() {
     let (scenarios, plants) = (arguments[0].as_str(), arguments[1].as_str());
     let limit: u64 = arguments[2].parse().unwrap();
     for scenario in scenario::ALL.iter().filter(|s| s.name.contains(scenarios)) {
-        for plant in plant::ALL.iter().filter(|p| p.to_string().contains(plants)) {
+        let nothing = [plant::Plant::Nothing];
+        let all = if plants == "-" { &nothing[..] } else { plant::ALL };
+        for plant in all.iter().filter(|p| plants == "-" || p.to_string().contains(plants)) {
             for search in
                 [scenario.bounded(), Search::Random(limit as usize / 2), Search::Priorities(limit as usize / 2)]
             {
@@ -20,6 +22,9 @@ fn main() {
                     r.elapsed.as_secs_f64(),
                     r.found.as_deref().unwrap_or("-").lines().next().unwrap()
                 );
+                if arguments.len() > 3 {
+                    println!("{}", r.found.unwrap_or_default());
+                }
             }
         }
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use slat::addr::HostAddress;
 use slat::host::{Access, SlotId, VcpuId};
-use slat::vm::{Budget, Config, LogMode, NewSlot, Outcome, Pages, SlotError, SlotFlags, Teardown, Vcpu, Vm, Worker};
+use slat::vm::{
+    Budget, Config, LogMode, NewSlot, Outcome, Pages, Progress, SlotError, SlotFlags, Teardown, Vcpu, Vm, Worker,
+};
 
 use crate::book::{self, Event};
 use crate::format::ModelFormat;
@@ -12,7 +14,7 @@ use crate::hardware::{Reached, VCPUS};
 use crate::oracle::PageSet;
 use crate::plant::Plant;
 use crate::tool::Tool;
-use crate::world::{Host, PAGE, REGION, Setup, World, gpa, number_of, pages};
+use crate::world::{GENERATION, Host, Setup, World, gpa, number_of, page_of, pages};
 
 /// The VM of a model.
 pub type ModelVm<T> = Vm<Host<T>, ModelFormat>;
@@ -29,12 +31,14 @@ pub const WRITE: Access = Access::Write;
 pub const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Protect) };
 /// A slot that cannot be written to.
 pub const READ_ONLY: SlotFlags = SlotFlags { read_only: true, log: None };
+/// A slot that is logged, every page marked, none protected.
+pub const MARKED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
 /// A slot with nothing special.
 pub const PLAIN: SlotFlags = SlotFlags { read_only: false, log: None };
 /// The slot of every scenario.
 pub const SLOT: SlotId = SlotId(0);
 
-/// Tries before a guest gives up: more than any scenario's other threads can spoil.
+/// Tries before a guest, or a harvest, gives up: more than any scenario's other threads can spoil.
 const TRIES: usize = 8;
 
 /// One VM and its world.
@@ -46,26 +50,27 @@ pub struct Stage<T: Tool> {
 }
 
 impl<T: Tool> Stage<T> {
-    /// A VM without slots.
-    pub fn new(setup: Setup) -> Self {
+    /// A VM with its slot, and the worker that made it.
+    pub fn new(setup: Setup, flags: SlotFlags) -> (Self, ModelWorker<T>) {
         let world = World::new(setup);
         let config = Config { vcpus: VCPUS as u32, workers: 2, flush_threshold: u64::MAX };
-        let vm =
-            Arc::new(Vm::new(Host(world.clone()), ModelFormat::new(setup.levels), config).expect("there is memory"));
+        let format = ModelFormat::new(setup.levels);
+        let vm = Arc::new(Vm::new(Host(world.clone()), format, config).expect("there is memory"));
         let root = number_of(vm.root().expect("a new VM has a root"));
         book::with(|book| book.root = root);
-        Self { world, vm }
-    }
-
-    /// A VM with one slot of `count` pages from page 0 on, and a worker.
-    pub fn with_slot(setup: Setup, count: u64, flags: SlotFlags) -> (Self, ModelWorker<T>) {
-        let stage = Self::new(setup);
+        let stage = Self { world, vm };
         let mut worker = stage.worker();
-        worker.create_slot(SLOT, slot(count, flags)).expect("the first slot");
+        worker.create_slot(SLOT, stage.slot(flags, 0)).expect("the first slot");
         if flags.log.is_some() {
-            stage.log_all(count);
+            stage.world.log_begins();
         }
         (stage, worker)
+    }
+
+    /// The slot, backed from `generation` on.
+    pub fn slot(&self, flags: SlotFlags, generation: u64) -> NewSlot {
+        let Setup { first, count, .. } = self.world.setup;
+        NewSlot { range: pages(first, first + count), host: HostAddress::new(generation * GENERATION), flags }
     }
 
     /// A worker.
@@ -75,93 +80,135 @@ impl<T: Tool> Stage<T> {
 
     /// A vCPU and its guest, carrying the tables that one fault can need.
     pub fn guest(&self, id: u32) -> Guest<T> {
-        let mut vcpu = Vcpu::new(self.vm.clone(), VcpuId(id)).expect("few vCPUs");
-        vcpu.top_up(vcpu.tables_per_fault()).expect("there is memory");
+        let mut guest = self.guest_without_tables(id);
+        guest.top_up(guest.vcpu.tables_per_fault());
+        guest
+    }
+
+    /// A vCPU and its guest, carrying no tables: they are made by the thread that needs them.
+    pub fn guest_without_tables(&self, id: u32) -> Guest<T> {
+        let vcpu = Vcpu::new(self.vm.clone(), VcpuId(id)).expect("few vCPUs");
         Guest { world: self.world.clone(), vcpu }
     }
 
-    /// From now on every write to the slot's pages has to be reported.
-    pub fn log_all(&self, count: u64) {
-        self.world.declare(|oracle| {
-            oracle.logged = PageSet::range(0, count);
-            oracle.unreported = PageSet::default();
-        });
+    /// The last harvests, with all vCPUs out of their faults, until one is complete; then nothing may be unreported.
+    pub fn last_harvest(&self, worker: &mut ModelWorker<T>) {
+        self.world.poke(WRITE);
+        let complete = (0..TRIES).any(|_| harvest(&self.world, worker, self.world.all_pages()));
+        assert!(complete, "harvests of a guest that does nothing are complete at some time");
+        self.world.check_reported();
     }
 
-    /// Every vCPU's hardware tries to write to every page, with no help by a fault: what it reaches, it reaches.
-    pub fn poke(&self, count: u64, access: Access) {
-        for vcpu in (0..VCPUS as u32).map(VcpuId) {
-            for page in 0..count {
-                let _ = self.world.access(vcpu, page, access);
-            }
+    /// Drops the worker and frees the VM, whose other handles are dropped: nothing may be left.
+    pub fn close(self, worker: ModelWorker<T>) {
+        drop(worker);
+        let Ok(vm) = Arc::try_unwrap(self.vm) else { panic!("a handle is left") };
+        drop(vm);
+        let left = book::with(|book| book.live_tables);
+        if left != 0 {
+            book::report(format_args!("M3: {left} tables are left"));
         }
     }
 
-    /// The last harvests, with all vCPUs out of their faults, until one is complete; then nothing may be unreported.
-    pub fn last_harvest(&self, worker: &mut ModelWorker<T>, count: u64) {
-        self.poke(count, WRITE);
-        let complete = (0..TRIES).any(|_| harvest(&self.world, worker, Pages { first: 0, count }));
-        assert!(complete, "S4: harvests of a guest that does nothing are complete at some time");
+    /// As [`close`](Self::close), by way of a teardown, after which the counters have to say zero (R11).
+    pub fn tear_down(self, mut worker: ModelWorker<T>) {
+        tear_down(&mut worker);
+        let statistics = self.vm.statistics();
+        let left = (statistics.tables, statistics.leaves.iter().sum::<u64>(), statistics.awaiting);
+        if left != (0, 0, 0) {
+            book::report(format_args!("R11: tables, leaves, subtrees counted after teardown: {left:?}"));
+        }
+        self.close(worker);
+    }
+}
+
+impl<T: Tool> World<T> {
+    /// The slot's pages, as the dirty log counts them.
+    pub fn all_pages(&self) -> Pages {
+        Pages { first: 0, count: self.setup.count }
+    }
+
+    /// From now on every write to the slot has to be reported.
+    pub fn log_begins(&self) {
+        let slot = self.setup.slot();
+        self.declare(|oracle| (oracle.logged, oracle.unreported) = (slot, PageSet::default()));
+        book::note(Event::Note("the log has begun"));
+    }
+
+    /// The host has copied the pages of the slot that the bitmap names.
+    pub fn copied(&self, pages: Pages, bitmap: u64) {
+        let pages = PageSet::of(u128::from(bitmap) << (self.setup.first + pages.first));
+        self.declare(|oracle| oracle.copied(pages));
+    }
+
+    /// Whatever was written is in some harvest that has returned.
+    pub fn check_reported(&self) {
         let lost = book::with(|book| book.oracle.unreported);
         if !lost.is_empty() {
             book::report(format_args!("S4: written to, and in no harvest: {lost:?}"));
         }
     }
 
-    /// Frees the VM, whose handles are dropped: nothing may be left.
-    pub fn close(self) {
-        let Ok(vm) = Arc::try_unwrap(self.vm) else { panic!("a handle is left") };
-        drop(vm);
-        check_no_table_left();
+    /// From now on no write may reach the slot.
+    pub fn read_only_begins(&self) {
+        let slot = self.setup.slot();
+        self.declare(|oracle| oracle.read_only = slot);
+        book::note(Event::Note("write permission is withdrawn"));
     }
 
-    /// As [`close`](Self::close), by way of a teardown, after which the counters have to say zero (R11).
-    pub fn tear_down(self, mut worker: ModelWorker<T>) {
-        tear_down(&mut worker);
-        drop(worker);
-        self.close_after_teardown();
+    /// From now on no access may reach the slot.
+    pub fn slot_is_gone(&self) {
+        let slot = self.setup.slot();
+        self.declare(|oracle| oracle.forbidden = slot);
+        book::note(Event::Note("the slot is gone"));
     }
 
-    /// As [`close`](Self::close), after a teardown.
-    pub fn close_after_teardown(self) {
-        let statistics = self.vm.statistics();
-        let left = (statistics.tables, statistics.leaves.iter().sum::<u64>(), statistics.awaiting);
-        if left != (0, 0, 0) {
-            book::report(format_args!("R11: tables, leaves, subtrees counted after teardown: {left:?}"));
+    /// Every vCPU's hardware tries to access every page, with no help by a fault: what it reaches, it reaches.
+    pub fn poke(&self, access: Access) {
+        let Setup { first, count, .. } = self.setup;
+        for vcpu in (0..VCPUS as u32).map(VcpuId) {
+            for page in first..first + count {
+                let _ = self.access(vcpu, page, access);
+            }
         }
-        self.close();
     }
-}
-
-fn check_no_table_left() {
-    let left = book::with(|book| book.live_tables);
-    if left != 0 {
-        book::report(format_args!("M3: {left} tables are left"));
-    }
-}
-
-/// A slot of `count` pages from page 0 on.
-pub fn slot(count: u64, flags: SlotFlags) -> NewSlot {
-    NewSlot { range: pages(0, count), host: HostAddress::new(0), flags }
 }
 
 /// Changes the slot's flags to the end.
 pub fn set_flags<T: Tool>(worker: &mut ModelWorker<T>, flags: SlotFlags) {
-    until_done(|| worker.set_flags(SLOT, flags, ALL));
+    until_done::<T>(|| worker.set_flags(SLOT, flags, ALL));
 }
 
 /// Deletes the slot to the end.
 pub fn delete_slot<T: Tool>(worker: &mut ModelWorker<T>) {
-    until_done(|| worker.delete_slot(SLOT, ALL));
+    until_done::<T>(|| worker.delete_slot(SLOT, ALL));
 }
 
-fn until_done(mut step: impl FnMut() -> Result<slat::vm::Progress, SlotError>) {
-    while !step().expect("one writer of slots").is_done() {}
+/// One step of a change of a slot after the other.
+fn until_done<T: Tool>(mut step: impl FnMut() -> Result<Progress, SlotError>) {
+    while !step().expect("one writer of slots").is_done() {
+        T::yield_now();
+    }
 }
 
 /// Unmaps pages `first..end` to the end.
 pub fn unmap<T: Tool>(worker: &mut ModelWorker<T>, first: u64, end: u64) {
-    while !worker.unmap(pages(first, end), ALL).expect("a good range").is_done() {}
+    let mut next = gpa(first);
+    while let Some(at) = worker.unmap(pages(page_of(next), end), ALL).expect("a good range").next {
+        next = at;
+    }
+}
+
+/// Write-protects pages `first..end`.
+pub fn write_protect<T: Tool>(worker: &mut ModelWorker<T>, first: u64, end: u64) {
+    let progress = worker.write_protect(pages(first, end), ALL).expect("a good range");
+    assert!(progress.is_done(), "an unlimited budget is enough");
+}
+
+/// Frees what the worker has unlinked, as far as that can be, and the worker.
+pub fn reclaim_and_drop<T: Tool>(mut worker: ModelWorker<T>) {
+    let _ = worker.reclaim(ALL);
+    drop(worker);
 }
 
 /// Tears the VM down to the end.
@@ -173,17 +220,17 @@ pub fn tear_down<T: Tool>(worker: &mut ModelWorker<T>) {
 
 /// One harvest to its end, and the copy of what it names; whether it was complete.
 pub fn harvest<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>, pages: Pages) -> bool {
-    if Plant::CopiedTooEarly.is_planted() {
-        let mut bitmap = [0];
-        worker.get_dirty(SLOT, pages, &mut bitmap).expect("a logged slot");
-        world.declare(|oracle| oracle.copied(PageSet::of(bitmap[0] << pages.first)));
-    }
     let mut bitmap = [0];
+    if Plant::CopiedTooEarly.is_planted() {
+        worker.get_dirty(SLOT, pages, &mut bitmap).expect("a logged slot");
+        world.copied(pages, bitmap[0]);
+        bitmap = [0];
+    }
     let harvest = worker.harvest(SLOT, pages, &mut bitmap, ALL).expect("a logged slot");
     assert!(harvest.is_done(), "an unlimited budget is enough");
-    book::note(Event::Note(if bitmap[0] == 0 { "a harvest brought nothing" } else { "a harvest brought pages" }));
+    book::note(Event::Note(if harvest.dirty == 0 { "a harvest brought nothing" } else { "a harvest brought pages" }));
     if !Plant::CopiedTooEarly.is_planted() {
-        world.declare(|oracle| oracle.copied(PageSet::of(bitmap[0] << pages.first)));
+        world.copied(pages, bitmap[0]);
     }
     harvest.complete
 }
@@ -195,6 +242,11 @@ pub struct Guest<T: Tool> {
 }
 
 impl<T: Tool> Guest<T> {
+    /// Carries this many tables.
+    pub fn top_up(&mut self, tables: usize) {
+        self.vcpu.top_up(tables).expect("there is memory");
+    }
+
     /// What the hardware does on its own; whether it reached memory.
     pub fn try_access(&self, page: u64, access: Access) -> bool {
         self.world.access(self.vcpu.id(), page, access) == Reached::Memory
@@ -225,7 +277,7 @@ impl<T: Tool> Guest<T> {
             let outcome = self.fault(page, access);
             last = Some(outcome);
             match outcome {
-                Outcome::NeedTables(tables) => self.vcpu.top_up(tables).expect("there is memory"),
+                Outcome::NeedTables(tables) => self.top_up(tables),
                 Outcome::Retry => T::yield_now(),
                 Outcome::Mapped { .. } | Outcome::Relaxed { .. } | Outcome::Accessed { .. } | Outcome::Spurious => {}
                 _ => break,
@@ -240,10 +292,4 @@ impl<T: Tool> Guest<T> {
             book::report(format_args!("L1: a guest does not get at its page {page}: {outcome:?} again and again"));
         }
     }
-}
-
-/// Pages of one region, as the address range that it is.
-pub fn region(number: u64) -> slat::addr::GpaRange {
-    debug_assert!(number * REGION * PAGE < 1 << 20, "regions lie in the address space");
-    pages(number * REGION, (number + 1) * REGION)
 }

@@ -123,11 +123,12 @@ impl<T: Tool> Checked<T> {
         if std::thread::panicking() {
             return unwinding(&self.last);
         }
+        // Before the operation: one that releases what was used so far releases this use, too.
+        report_race(|| self.life.touch());
         let Some(result) = report_race(|| tracked(&self.raw)) else { return unwinding(&self.last) };
         if self.ended.load(Ordering::Relaxed) {
             book::report(format_args!("M1: use of a word that was freed, {:?}", self.site));
         }
-        report_race(|| self.life.touch());
         result
     }
 

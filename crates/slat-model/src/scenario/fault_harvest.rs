@@ -2,8 +2,8 @@
 
 use slat::vm::Pages;
 
-use crate::run::{Scenario, Thread};
-use crate::stage::{LOGGED, READ, Stage, WRITE, harvest, unmap};
+use crate::run::{Scenario, all_three, both};
+use crate::stage::{Guest, LOGGED, ModelWorker, READ, Stage, WRITE, harvest, unmap};
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::Setup;
 
@@ -16,87 +16,106 @@ pub const CACHED: Scenario = Scenario::new("fault_harvest/cached", cached::<Loom
 /// A guest maps a page for writing whose old mark is still there, while a harvest takes the mark.
 pub const REMAP: Scenario = Scenario::new("fault_harvest/remap", remap::<Loom>, remap::<Shuttle>);
 
-/// Two guests mark pages under one summary bit, while a harvest clears it.
+/// A guest marks a page under a summary bit that another word's mark has set, while a harvest clears it.
 pub const SUMMARY: Scenario = Scenario::new("fault_harvest/summary", summary::<Loom>, summary::<Shuttle>);
 
 /// Two harvesters and a guest that writes.
 pub const TWO_HARVESTERS: Scenario =
-    Scenario::new("fault_harvest/two_harvesters", two_harvesters::<Loom>, two_harvesters::<Shuttle>);
+    Scenario::new("fault_harvest/two_harvesters", two_harvesters::<Loom>, two_harvesters::<Shuttle>)
+        .with_preemptions(1);
+
+/// One harvester takes a part of the marks beside another that takes all: if that one says that it is complete, nothing
+/// is left (every vCPU is out of its faults).
+pub const COMPLETE: Scenario = Scenario::new("fault_harvest/complete", complete::<Loom>, complete::<Shuttle>);
 
 const COUNT: u64 = 2;
-const BOTH: Pages = Pages { first: 0, count: COUNT };
+
+/// One harvest of everything beside what a guest does, then the last ones.
+fn beside_harvest<T: Tool>(
+    stage: Stage<T>,
+    mut worker: ModelWorker<T>,
+    mut guest: Guest<T>,
+    work: impl FnOnce(&mut Guest<T>) + Send + 'static,
+) {
+    let world = stage.world.clone();
+    let (_, mut worker) = both::<T, _, _>(
+        move || work(&mut guest),
+        move || {
+            harvest(&world, &mut worker, world.all_pages());
+            worker
+        },
+    );
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
 
 fn relax<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::PLAIN, COUNT, LOGGED);
+    let (stage, worker) = Stage::<T>::new(Setup::pages(COUNT), LOGGED);
     let mut guest = stage.guest(0);
     guest.reach(0, READ);
-    let writing = Thread::<T, _>::spawn(move || guest.reach(0, WRITE));
-    harvest(&stage.world, &mut worker, BOTH);
-    writing.join();
-    stage.last_harvest(&mut worker, COUNT);
-    drop(worker);
-    stage.close();
+    beside_harvest(stage, worker, guest, |guest| guest.reach(0, WRITE));
 }
 
 fn cached<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::PLAIN, COUNT, LOGGED);
+    let (stage, worker) = Stage::<T>::new(Setup::pages(COUNT), LOGGED);
     let mut guest = stage.guest(0);
     guest.reach(0, WRITE);
-    let writing = Thread::<T, _>::spawn(move || {
+    beside_harvest(stage, worker, guest, |guest| {
         guest.reach(0, WRITE);
         guest.reach(0, WRITE);
     });
-    harvest(&stage.world, &mut worker, BOTH);
-    writing.join();
-    stage.last_harvest(&mut worker, COUNT);
-    drop(worker);
-    stage.close();
 }
 
 fn remap<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::PLAIN, COUNT, LOGGED);
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(COUNT), LOGGED);
     let mut guest = stage.guest(0);
     guest.reach(1, READ);
     guest.reach(0, WRITE);
     unmap(&mut worker, 0, 1);
-    let writing = Thread::<T, _>::spawn(move || guest.reach(0, WRITE));
-    harvest(&stage.world, &mut worker, BOTH);
-    writing.join();
-    stage.last_harvest(&mut worker, COUNT);
-    drop(worker);
-    stage.close();
+    beside_harvest(stage, worker, guest, |guest| guest.reach(0, WRITE));
 }
 
 fn summary<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::PLAIN, COUNT, LOGGED);
-    let (mut one, mut other) = (stage.guest(0), stage.guest(1));
-    one.reach(0, READ);
-    other.reach(1, WRITE);
-    let first = Thread::<T, _>::spawn(move || one.reach(0, WRITE));
-    let second = Thread::<T, _>::spawn(move || other.reach(1, WRITE));
-    // Of one page only: what is left of the other has to keep the summary's bit.
-    harvest(&stage.world, &mut worker, Pages { first: 0, count: 1 });
-    first.join();
-    second.join();
-    stage.last_harvest(&mut worker, COUNT);
-    drop(worker);
-    stage.close();
+    // Two pages whose marks lie in two words of one region.
+    let setup = Setup { levels: 4, first: 63, ..Setup::pages(COUNT) };
+    let (stage, worker) = Stage::<T>::new(setup, LOGGED);
+    let mut guest = stage.guest(0);
+    guest.reach(63, READ);
+    guest.top_up(3);
+    guest.reach(64, WRITE);
+    beside_harvest(stage, worker, guest, |guest| guest.reach(63, WRITE));
 }
 
 fn two_harvesters<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::PLAIN, COUNT, LOGGED);
-    let mut guest = stage.guest(0);
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(COUNT), LOGGED);
+    let (mut guest, mut second) = (stage.guest(0), stage.worker());
     guest.reach(0, WRITE);
-    let mut second = stage.worker();
-    let world = stage.world.clone();
-    let harvesting = Thread::<T, _>::spawn(move || {
-        harvest(&world, &mut second, BOTH);
-    });
-    let writing = Thread::<T, _>::spawn(move || guest.reach(0, WRITE));
-    harvest(&stage.world, &mut worker, BOTH);
-    harvesting.join();
-    writing.join();
-    stage.last_harvest(&mut worker, COUNT);
-    drop(worker);
-    stage.close();
+    let (world, other_world) = (stage.world.clone(), stage.world.clone());
+    let (_, _, mut worker) = all_three::<T, _, _, _>(
+        move || guest.fault_once(0, WRITE),
+        move || harvest(&other_world, &mut second, other_world.all_pages()),
+        move || {
+            harvest(&world, &mut worker, world.all_pages());
+            worker
+        },
+    );
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn complete<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(COUNT), LOGGED);
+    let (mut guest, mut second) = (stage.guest(0), stage.worker());
+    guest.reach(0, WRITE);
+    guest.reach(1, WRITE);
+    drop(guest);
+    let (world, other_world) = (stage.world.clone(), stage.world.clone());
+    let (_, (complete, worker)) = both::<T, _, _>(
+        move || harvest(&other_world, &mut second, Pages { first: 0, count: 1 }),
+        move || (harvest(&world, &mut worker, world.all_pages()), worker),
+    );
+    if complete {
+        stage.world.check_reported();
+    }
+    stage.close(worker);
 }

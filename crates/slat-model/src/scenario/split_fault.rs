@@ -2,10 +2,11 @@
 
 use slat::vm::Pages;
 
-use crate::run::{Scenario, Thread};
-use crate::stage::{LOGGED, READ, Stage, WRITE, harvest, unmap};
+use crate::book;
+use crate::run::{Scenario, all_three, both};
+use crate::stage::{ALL, LOGGED, MARKED, PLAIN, READ, SLOT, Stage, WRITE, harvest, set_flags, unmap};
 use crate::tool::{Loom, Shuttle, Tool};
-use crate::world::{REGION, Setup};
+use crate::world::Setup;
 
 /// A write splits the block that another guest reads.
 pub const READ_BESIDE: Scenario = Scenario::new("split_fault/read", read_beside::<Loom>, read_beside::<Shuttle>);
@@ -14,63 +15,97 @@ pub const READ_BESIDE: Scenario = Scenario::new("split_fault/read", read_beside:
 pub const WRITE_BESIDE: Scenario = Scenario::new("split_fault/write", write_beside::<Loom>, write_beside::<Shuttle>);
 
 /// Two writes split the same block, while a harvest runs.
-pub const HARVEST: Scenario = Scenario::new("split_fault/harvest", with_harvest::<Loom>, with_harvest::<Shuttle>);
+pub const HARVEST: Scenario =
+    Scenario::new("split_fault/harvest", with_harvest::<Loom>, with_harvest::<Shuttle>).with_preemptions(1);
+
+/// A worker splits a writable block to clear one page's mark, while a guest writes to it.
+pub const CLEAR: Scenario = Scenario::new("split_fault/clear", clear::<Loom>, clear::<Shuttle>);
 
 /// A write splits the block of which a worker unmaps a part, splitting it, too.
 pub const UNMAP: Scenario = Scenario::new("split_fault/unmap", with_unmap::<Loom>, with_unmap::<Shuttle>);
 
 fn read_beside<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::BLOCKS, REGION, LOGGED);
-    let (mut one, mut other) = (stage.guest(0), stage.guest(1));
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
+    let (mut one, mut other) = (stage.guest_without_tables(0), stage.guest_without_tables(1));
     other.reach(1, READ);
-    let reading = Thread::<T, _>::spawn(move || other.reach(2, READ));
-    one.reach(0, WRITE);
-    reading.join();
-    drop(one);
-    assert_eq!(stage.vm.statistics().leaves[..2], [4, 0], "four pages for one block");
-    stage.last_harvest(&mut worker, REGION);
-    drop(worker);
-    stage.close();
+    both::<T, _, _>(move || one.reach(0, WRITE), move || other.reach(2, READ));
+    check_split_once(&stage);
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
 }
 
 fn write_beside<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::BLOCKS, REGION, LOGGED);
-    let (mut one, mut other) = (stage.guest(0), stage.guest(1));
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
+    let (mut one, mut other) = (stage.guest_without_tables(0), stage.guest_without_tables(1));
     other.reach(1, READ);
-    let writing = Thread::<T, _>::spawn(move || other.reach(1, WRITE));
-    one.reach(0, WRITE);
-    writing.join();
-    drop(one);
+    both::<T, _, _>(move || one.reach(0, WRITE), move || other.reach(1, WRITE));
+    check_split_once(&stage);
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn check_split_once<T: Tool>(stage: &Stage<T>) {
     let statistics = stage.vm.statistics();
-    assert_eq!((&statistics.leaves[..2], statistics.splits), (&[4, 0][..], 1), "split once");
-    stage.last_harvest(&mut worker, REGION);
-    drop(worker);
-    stage.close();
+    let counted = (statistics.splits, statistics.leaves[0], statistics.leaves[1]);
+    if counted != (1, 4, 0) {
+        book::report(format_args!("S1: splits, pages and blocks, of one block: {counted:?}"));
+    }
 }
 
 fn with_harvest<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::BLOCKS, REGION, LOGGED);
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
     let (mut one, mut other) = (stage.guest(0), stage.guest(1));
     other.reach(1, READ);
-    let first = Thread::<T, _>::spawn(move || one.reach(0, WRITE));
-    let second = Thread::<T, _>::spawn(move || other.reach(1, WRITE));
-    harvest(&stage.world, &mut worker, Pages { first: 0, count: REGION });
-    first.join();
-    second.join();
-    stage.last_harvest(&mut worker, REGION);
-    drop(worker);
-    stage.close();
+    let world = stage.world.clone();
+    let (_, _, mut worker) = all_three::<T, _, _, _>(
+        move || one.fault_once(0, WRITE),
+        move || other.fault_once(1, WRITE),
+        move || {
+            harvest(&world, &mut worker, world.all_pages());
+            worker
+        },
+    );
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn clear<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, WRITE);
+    set_flags(&mut worker, MARKED);
+    stage.world.log_begins();
+    worker.top_up(1).expect("there is memory");
+    let world = stage.world.clone();
+    let (_, mut worker) = both::<T, _, _>(
+        move || {
+            guest.try_access(0, WRITE);
+            guest.fault_once(0, WRITE);
+        },
+        move || {
+            let page = Pages { first: 0, count: 1 };
+            let progress = worker.clear_dirty(SLOT, page, &[1], ALL).expect("a logged slot");
+            assert!(progress.is_done(), "an unlimited budget is enough");
+            world.copied(page, 1);
+            worker
+        },
+    );
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
 }
 
 fn with_unmap<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::with_slot(Setup::BLOCKS, REGION, LOGGED);
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
     let mut guest = stage.guest(0);
     guest.reach(1, READ);
     worker.top_up(1).expect("there is memory");
-    let writing = Thread::<T, _>::spawn(move || guest.reach(0, WRITE));
-    unmap(&mut worker, 1, 2);
-    writing.join();
-    stage.last_harvest(&mut worker, REGION);
-    drop(worker);
-    stage.close();
+    let (_, mut worker) = both::<T, _, _>(
+        move || guest.fault_once(0, WRITE),
+        move || {
+            unmap(&mut worker, 1, 2);
+            worker
+        },
+    );
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
 }

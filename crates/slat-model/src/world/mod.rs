@@ -26,7 +26,7 @@ pub const REGION: u64 = 4;
 /// Where the frames of guest memory lie.
 const FRAMES: u64 = 1 << 24;
 /// Bytes between the frames of one generation of the backing and the next.
-const GENERATION: u64 = 1 << 20;
+pub const GENERATION: u64 = 1 << 20;
 /// Regions whose backing changes apart from the others'.
 const REGIONS: usize = 2;
 
