@@ -3,6 +3,7 @@
 //! The engine calls these and nothing else of the hypervisor around it. None of them may call back into the engine.
 
 use core::fmt;
+use core::marker::PhantomData;
 
 use crate::addr::{Gpa, GpaRange, HostAddress, Hpa, Level};
 use crate::sync::Atomics;
@@ -132,6 +133,32 @@ pub trait Tlb {
 
     /// One turn of a wait inside the engine: a pause instruction, or a yield where threads share a CPU.
     fn relax(&self);
+}
+
+/// A promise about the entry format `F`, which memory safety rests on: the engine follows the table addresses that a
+/// format decodes. The engine's own formats keep it; whoever writes another one makes it.
+pub struct Trust<F>(PhantomData<fn(F)>);
+
+impl<F> Trust<F> {
+    /// For the formats of this crate, which their tests hold to the contract.
+    pub(crate) const OURS: Self = Self(PhantomData);
+
+    /// The promise.
+    ///
+    /// # Safety
+    ///
+    /// At every level, a word that `F::table` made decodes as a table at the same address, and no word that any other of
+    /// its functions made, nor `F::LOCKED`, `F::FROZEN` or 0, decodes as a table. `F::geometry` is always the same, and
+    /// says the size of the tables that [`TableMemory`] provides.
+    pub const unsafe fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<F> fmt::Debug for Trust<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trust")
+    }
 }
 
 /// One TLB maintenance operation on this VM's translations.

@@ -7,7 +7,7 @@ use core::fmt;
 
 use super::{Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
-use crate::host::{Access, MemoryType, Permissions};
+use crate::host::{Access, MemoryType, Permissions, Trust};
 
 const VALID: u64 = 1 << 0;
 /// Bit 1 of a valid descriptor: a table above the page level, a page at it; clear for a block.
@@ -70,6 +70,7 @@ impl Arm64 {
 
 impl Format for Arm64 {
     const NAME: &'static str = "arm64-4k";
+    const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 3;
 

@@ -3,7 +3,7 @@
 
 use super::{Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
-use crate::host::{Access, MemoryType, Permissions};
+use crate::host::{Access, MemoryType, Permissions, Trust};
 
 /// Set in every valid word, beside the level it was made for.
 const VALID: u64 = 1 << 3;
@@ -54,6 +54,7 @@ impl Fake {
 
 impl Format for Fake {
     const NAME: &'static str = "fake";
+    const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 2 | 1 << 4;
     const SHARDS: usize = 2;

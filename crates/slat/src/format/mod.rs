@@ -12,7 +12,7 @@ pub use fake::Fake;
 pub use geometry::Geometry;
 
 use crate::addr::{Hpa, Level};
-use crate::host::{Access, MemoryType, Permissions};
+use crate::host::{Access, MemoryType, Permissions, Trust};
 
 /// An entry format of one architecture's second stage, with its run-time configuration (address size, features).
 ///
@@ -21,6 +21,8 @@ use crate::host::{Access, MemoryType, Permissions};
 pub trait Format: Copy + Send + Sync + 'static {
     /// The format's name, as commands take it: lower case, words joined by `-`.
     const NAME: &'static str;
+    /// The promise that the format keeps its contract.
+    const TRUST: Trust<Self>;
     /// The word of an entry that one owner is changing. Invalid to the hardware, not 0.
     const LOCKED: u64;
     /// The word of an entry whose table was unlinked. Invalid to the hardware, not 0.

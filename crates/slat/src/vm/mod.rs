@@ -27,7 +27,7 @@ use core::fmt;
 
 use crate::addr::Hpa;
 use crate::format::Format;
-use crate::host::{Host, TableMemory};
+use crate::host::{Host, TableMemory, Trust};
 use crate::reclaim::{OutOfMemory, Subtree, drain_exclusive, take_apart_now};
 use crate::space::Space;
 
@@ -91,6 +91,7 @@ pub struct Vm<H: Host, F: Format> {
 impl<H: Host, F: Format> Vm<H, F> {
     /// An empty VM. Allocates the root from `host`.
     pub fn new(host: H, format: F, config: Config) -> Result<Self, VmError> {
+        let _: Trust<F> = F::TRUST;
         let possible = 1..=65_535;
         if !possible.contains(&config.vcpus) || !possible.contains(&config.workers) {
             return Err(VmError::Config);
