@@ -53,6 +53,7 @@ scenarios! {
     unlink_walk_overlapping: unlink_walk::OVERLAPPING;
     reclaim_snapshot: reclaim::SNAPSHOT;
     reclaim_log: reclaim::LOG;
+    reclaim_join: reclaim::JOIN;
     reclaim_table: reclaim::TABLE;
     reclaim_two_reclaimers: reclaim::TWO_RECLAIMERS;
     invalidate_fault_guard: invalidate_fault::GUARD;
