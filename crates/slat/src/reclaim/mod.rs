@@ -33,11 +33,17 @@ pub(crate) struct Domain<A: Atomics> {
     records: Vec<Padded<Record<A>>>,
 }
 
+const FREE: u64 = 0;
+const OWNED: u64 = 1;
+const BORROWED: u64 = 2;
+
 struct Record<A: Atomics> {
     /// 0 outside; inside, the epoch noted, shifted up by one, and bit 0.
     section: A::Word,
-    /// 1 while a [`Reader`] owns the record.
+    /// [`FREE`], [`OWNED`] by a [`Reader`], or [`BORROWED`] for a while by one who empties its limbo.
     claimed: A::Word,
+    /// What the last owner left in the limbo: nothing to borrow the record for while it is 0.
+    left: A::Word,
     /// What this record's owner unlinked. Stays here when the owner leaves: the next one goes on with it.
     limbo: UnsafeCell<Limbo>,
 }
@@ -77,37 +83,57 @@ impl<A: Atomics> Domain<A> {
     /// A domain for at most `readers` readers at a time.
     pub(crate) fn new(readers: usize) -> Result<Self, OutOfMemory> {
         let record = || {
-            Padded(Record { section: A::Word::new(0), claimed: A::Word::new(0), limbo: UnsafeCell::new(Limbo::new()) })
+            Padded(Record {
+                section: A::Word::new(0),
+                claimed: A::Word::new(FREE),
+                left: A::Word::new(0),
+                limbo: UnsafeCell::new(Limbo::new()),
+            })
         };
         Ok(Self { epoch: Padded(A::Word::new(0)), records: vec_with(readers, record)? })
     }
 
-    /// Claims a record; `None` when all are taken.
+    /// Claims a record; `None` when all are taken. One that is only borrowed is waited for: its borrower is at work.
     pub(crate) fn join(&self) -> Option<Reader> {
-        (0..self.records.len()).find_map(|index| self.join_at(index))
-    }
-
-    fn join_at(&self, index: usize) -> Option<Reader> {
-        let claimed = &self.records[index].claimed;
-        let free = claimed.load(Ordering::Relaxed) == 0
-            // Acquire: pairs with the Release in `leave`, for the limbo that the former owner left.
-            && claimed.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        free.then_some(Reader { index })
-    }
-
-    /// Calls `work` with every record that no handle owns.
-    pub(crate) fn for_each_abandoned(&self, mut work: impl FnMut(&mut Reader)) {
-        for index in 0..self.records.len() {
-            if let Some(mut reader) = self.join_at(index) {
-                work(&mut reader);
-                self.leave(&mut reader);
+        loop {
+            if let Some(reader) = (0..self.records.len()).find_map(|index| self.claim(index, OWNED)) {
+                return Some(reader);
             }
+            let is_owned = |record: &Padded<Record<A>>| record.claimed.load(Ordering::Relaxed) == OWNED;
+            if self.records.iter().all(is_owned) {
+                return None;
+            }
+            A::spin_hint();
         }
+    }
+
+    fn claim(&self, index: usize, state: u64) -> Option<Reader> {
+        let claimed = &self.records[index].claimed;
+        let free = claimed.load(Ordering::Relaxed) == FREE
+            // Acquire: pairs with the Release in `leave`, for the limbo that the former owner left.
+            && claimed.compare_exchange(FREE, state, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        free.then_some(Reader { index })
     }
 
     /// Gives the record back; the reader is not used any more.
     pub(crate) fn leave(&self, reader: &mut Reader) {
-        self.records[reader.index].claimed.store(0, Ordering::Release);
+        let left = self.limbo(reader).len() as u64;
+        let record = &self.records[reader.index];
+        record.left.store(left, Ordering::Relaxed);
+        record.claimed.store(FREE, Ordering::Release);
+    }
+
+    /// Calls `work` with every record that no handle owns and whose last owner left something.
+    pub(crate) fn for_each_abandoned(&self, mut work: impl FnMut(&mut Reader)) {
+        for index in 0..self.records.len() {
+            if self.records[index].left.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            if let Some(mut reader) = self.claim(index, BORROWED) {
+                work(&mut reader);
+                self.leave(&mut reader);
+            }
+        }
     }
 
     /// Begins a section. One per reader at a time, which the borrow of the reader enforces.
