@@ -96,7 +96,7 @@ impl fmt::Display for Entry {
 thread_local! {
     static BOOK: RefCell<Book> = RefCell::default();
     static QUIET: Cell<bool> = const { Cell::new(false) };
-    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    static PANICKED_AT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Works on the book of the execution that runs now.
@@ -184,9 +184,13 @@ pub struct Quiet;
 
 impl Quiet {
     /// Quiet from now on, until it is dropped.
-    pub fn now() -> Self {
+    ///
+    /// Both tools hook into panics when they first run, loom's coroutines even end with one: `others`, called once, lets
+    /// them do that before this hook goes over theirs.
+    pub fn now(others: impl FnOnce()) -> Self {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
+            others();
             let loud = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| if QUIET.get() { remember(info) } else { loud(info) }));
         });
@@ -202,13 +206,12 @@ impl Drop for Quiet {
 }
 
 fn remember(info: &PanicHookInfo<'_>) {
-    let at = info.location().map_or(String::new(), |location| format!(" at {location}"));
-    PANIC.set(format!("{}{at}", message(info.payload())));
+    PANICKED_AT.set(info.location().map_or(String::new(), |location| format!(" at {location}")));
 }
 
-/// The message of the last panic that was kept from being printed, and where it came from.
-pub fn last_panic() -> String {
-    PANIC.take()
+/// Where the last panic came from that was kept from being printed.
+pub fn panicked_at() -> String {
+    PANICKED_AT.take()
 }
 
 /// A panic's message.

@@ -1,5 +1,6 @@
 //! Running a scenario under a tool, with a bug planted or none.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -94,7 +95,10 @@ const LIMIT: &str = "the limit of executions";
 
 fn explore<T: Tool>(body: fn(), search: Search, plant: Plant, limit: u64) -> Report {
     let _planted = plant.plant();
-    let _quiet = Quiet::now();
+    let _quiet = Quiet::now(|| {
+        Loom::explore(Search::Bounded(0), || ());
+        Shuttle::explore(Search::Random(1), || ());
+    });
     let executions = Arc::new(AtomicU64::new(0));
     let counter = executions.clone();
     let begun = Instant::now();
@@ -122,11 +126,10 @@ fn execution<T: Tool>(body: fn()) {
 
 /// Runs a thread's body; its panic goes into the book.
 fn guarded<R>(body: impl FnOnce() -> R) -> Option<R> {
-    let result = catch_unwind(AssertUnwindSafe(body));
-    if result.is_err() {
-        book::report(format_args!("a panic: {}", book::last_panic()));
-    }
-    result.ok()
+    let report = |panic: Box<dyn Any + Send>| {
+        book::report(format_args!("a panic: {}{}", book::message(&*panic), book::panicked_at()));
+    };
+    catch_unwind(AssertUnwindSafe(body)).map_err(report).ok()
 }
 
 /// A thread of a scenario.

@@ -131,8 +131,18 @@ impl<T: Tool> World<T> {
     /// From now on every write to the slot has to be reported.
     pub fn log_begins(&self) {
         let slot = self.setup.slot();
-        self.declare(|oracle| (oracle.logged, oracle.unreported) = (slot, PageSet::default()));
+        self.declare(|oracle| {
+            if oracle.logged.is_empty() {
+                (oracle.logged, oracle.unreported) = (slot, PageSet::default());
+            }
+        });
         book::note(Event::Note("the log has begun"));
+    }
+
+    /// Writes to the slot need not be reported any more.
+    pub fn log_ends(&self) {
+        self.declare(|oracle| oracle.logged = PageSet::default());
+        book::note(Event::Note("the log has ended"));
     }
 
     /// The host has copied the pages of the slot that the bitmap names.
@@ -184,10 +194,15 @@ pub fn delete_slot<T: Tool>(worker: &mut ModelWorker<T>) {
     until_done::<T>(|| worker.delete_slot(SLOT, ALL));
 }
 
-/// One step of a change of a slot after the other.
+/// One step of a change of a slot after the other, until this one or another worker's is done.
 fn until_done<T: Tool>(mut step: impl FnMut() -> Result<Progress, SlotError>) {
-    while !step().expect("one writer of slots").is_done() {
-        T::yield_now();
+    loop {
+        match step() {
+            Ok(progress) if progress.is_done() => break,
+            Ok(_) | Err(SlotError::Busy) => T::yield_now(),
+            Err(SlotError::NoSuchSlot) => break,
+            Err(error) => panic!("a change of a slot: {error}"),
+        }
     }
 }
 

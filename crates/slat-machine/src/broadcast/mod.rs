@@ -18,9 +18,9 @@
 //! F3 and C2 are ordered one way or the other. If F3 comes first, C3 reads what F2 wrote: the core drops what the flush
 //! covers, and its walk reads what F1 wrote. If C2 comes first, F4 reads what C1 wrote or later: it waits until C5, when
 //! the access that may have used the old entry is over (a stale fill in C4 included: the *next* window drops it before
-//! it looks anything up), or until C3 says that the flush was applied. F4 ends on a word that was written by a release
-//! store, C3's or C5's, or by a later window's C1, which as a read-modify-write carries on the release of the C5 before
-//! it; and it reads with acquire. So the access happened before the flush completed.
+//! it looks anything up), or until C3 says that the flush was applied. A word that ends F4's wait was either stored by
+//! C5, with release, or after the C2 of a window that opened when the access was over; F4 reads it with acquire. So the
+//! access happened before the flush completed. `model` has loom try it.
 //!
 //! Where cores share the host's processors, a core may lose its processor inside a window. Whoever waits for it says so,
 //! and the cores that run give their processors away between two accesses, until the wait is over.
@@ -28,40 +28,40 @@
 //! A core outside of a window needs no waiting. A core that fell more than a ring behind, or that finds a place of the
 //! ring being written, drops everything instead, which a flush always may.
 
+#[cfg(test)]
+mod model;
 mod ring;
 
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::fmt;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use slat::addr::{Gpa, GpaRange};
+use slat::addr::Gpa;
 use slat::host::{Flush, Hint};
-use slat::sync::{Atomics, Core, Padded};
+use slat::sync::{Atomics, Core, Padded, Word};
 
-use self::ring::{RING, Ring};
+use self::ring::Ring;
 
-/// How many flushes of its own a core may leave waiting before they become one of everything.
-const LOCALS: usize = 64;
+/// How many flushes the machine's ring remembers.
+const RING: usize = 256;
+
 /// How often a flush looks at an open window before it takes the core for one that has lost its processor.
 const PATIENCE: u32 = 100;
 
 /// The ring of posted flushes, and the lines of all cores.
-#[derive(Debug)]
-pub(crate) struct Broadcast {
-    post: Padded<Post>,
-    ring: Ring,
-    lines: Box<[Padded<Line>]>,
+pub(crate) struct Broadcast<A: Atomics = Core> {
+    post: Padded<Post<A>>,
+    ring: Ring<A>,
+    lines: Box<[Padded<Line<A>>]>,
 }
 
 /// What every flush writes, in one pair of cache lines.
-#[derive(Debug, Default)]
-struct Post {
-    next: AtomicU64,
+struct Post<A: Atomics> {
+    next: A::Word,
     /// How many flushes wait for a window that has been open for long.
-    waiting: AtomicU64,
-    leaves: AtomicU64,
-    tables: AtomicU64,
-    all: AtomicU64,
+    waiting: A::Word,
+    leaves: A::Word,
+    tables: A::Word,
+    all: A::Word,
 }
 
 /// How many flushes there have been, by kind.
@@ -98,8 +98,17 @@ pub struct Pending {
 }
 
 impl Broadcast {
+    /// For so many cores.
     pub(crate) fn new(cores: u32) -> Self {
-        Self { post: Padded::default(), ring: Ring::new(), lines: (0..cores).map(|_| Padded::default()).collect() }
+        Self::with_ring(cores, RING)
+    }
+}
+
+impl<A: Atomics> Broadcast<A> {
+    fn with_ring(cores: u32, places: usize) -> Self {
+        let [next, waiting, leaves, tables, all] = [0; 5].map(A::Word::new);
+        let post = Post { next, waiting, leaves, tables, all };
+        Self { post: Padded(post), ring: Ring::new(places), lines: (0..cores).map(|_| Padded(Line::new())).collect() }
     }
 
     pub(crate) fn cores(&self) -> u32 {
@@ -118,22 +127,21 @@ impl Broadcast {
         let ticket = self.post.next.fetch_add(1, AcqRel);
         self.ring.write(ticket, flush);
         // F3: pairs with C2.
-        Core::full_fence();
+        A::full_fence();
         Pending { ticket }
     }
 
     /// F4: waits until `pending` is complete.
     pub(crate) fn wait(&self, pending: &Pending) {
         for line in &self.lines {
-            // Acquire: pairs with the release stores of C3 and C5.
+            // Acquire: pairs with C2 and with the release of C5.
             let is_done = || State::of(line.word.load(Acquire)).has_done(pending.ticket);
-            let soon = (0..PATIENCE).any(|_| {
-                is_done() || {
-                    std::hint::spin_loop();
-                    false
-                }
-            });
-            if !soon {
+            let mut left = PATIENCE;
+            while left > 0 && !is_done() {
+                A::spin_hint();
+                left -= 1;
+            }
+            if left == 0 {
                 self.wait_for_long(is_done);
             }
         }
@@ -143,6 +151,7 @@ impl Broadcast {
     fn wait_for_long(&self, is_done: impl Fn() -> bool) {
         self.post.waiting.fetch_add(1, Relaxed);
         while !is_done() {
+            A::spin_hint();
             std::thread::yield_now();
         }
         self.post.waiting.fetch_sub(1, Relaxed);
@@ -151,16 +160,11 @@ impl Broadcast {
     /// Drops, on core `core` alone, what is cached for `page` at `level`. Applied before the core's next access.
     pub(crate) fn post_local(&self, core: u32, page: Gpa, level: Hint) {
         let line = &self.lines[core as usize];
-        let mut waiting = line.local.lock().unwrap();
-        if waiting.len() == LOCALS {
-            waiting.clear();
-            waiting.push(Flush::All);
-        } else {
-            waiting.push(Flush::Leaves { range: GpaRange::around(page, 1), level });
-        }
         line.locals.fetch_add(1, Relaxed);
-        // Pairs with the acquire in `enter`; between one thread and itself program order does the same.
-        line.local_waiting.store(1, Release);
+        // Release: pairs with the acquire in `enter`; between one thread and itself program order does the same.
+        if line.local.compare_exchange(0, local::encode(page, level), Release, Relaxed).is_err() {
+            line.local.store(local::EVERYTHING, Release);
+        }
     }
 
     pub(crate) fn counts(&self) -> FlushCounts {
@@ -170,7 +174,7 @@ impl Broadcast {
     }
 
     /// Claims core `core` for the calling thread, with empty caches; what was posted so far does not concern it.
-    pub(crate) fn attach(&self, core: u32) -> Attached<'_> {
+    pub(crate) fn attach(&self, core: u32) -> Attached<'_, A> {
         let line = self.lines.get(core as usize);
         let line = line.unwrap_or_else(|| panic!("this machine has {} cores, and no core {core}", self.cores()));
         let taken = line.attached.swap(1, AcqRel);
@@ -179,15 +183,30 @@ impl Broadcast {
     }
 }
 
+impl<A: Atomics> fmt::Debug for Broadcast<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broadcast")
+            .field("cores", &self.cores())
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What one core and those who wait for it share.
-#[derive(Debug, Default)]
-struct Line {
+struct Line<A: Atomics> {
     /// How many tickets the core has seen, and in bit 0 whether its window is open.
-    word: AtomicU64,
-    attached: AtomicU64,
-    local: Mutex<Vec<Flush>>,
-    local_waiting: AtomicU64,
-    locals: AtomicU64,
+    word: A::Word,
+    attached: A::Word,
+    /// The flush that is for this core alone, if one waits (see [`local`]).
+    local: A::Word,
+    locals: A::Statistic,
+}
+
+impl<A: Atomics> Line<A> {
+    fn new() -> Self {
+        let [word, attached, local] = [0; 3].map(A::Word::new);
+        Self { word, attached, local, locals: A::Statistic::new(0) }
+    }
 }
 
 /// A line's word, taken apart.
@@ -212,29 +231,30 @@ impl State {
 }
 
 /// A core, driven by the thread that holds this.
-#[derive(Debug)]
-pub(crate) struct Attached<'m> {
-    broadcast: &'m Broadcast,
-    line: &'m Line,
+pub(crate) struct Attached<'m, A: Atomics = Core> {
+    broadcast: &'m Broadcast<A>,
+    line: &'m Line<A>,
     seen: u64,
 }
 
-impl Attached<'_> {
+impl<A: Atomics> Attached<'_, A> {
     /// C1 to C3: opens a window, handing every flush that the core has not seen to `apply`.
     #[inline]
     pub(crate) fn enter(&mut self, mut apply: impl FnMut(Flush)) {
         // C1 and C2: an exchange instead of a store, since after one a full fence is free on x86.
         self.line.word.swap(State { open: true, seen: self.seen }.word(), Relaxed);
-        Core::full_fence_after_rmw();
-        if self.line.local_waiting.load(Acquire) != 0 {
-            self.apply_local(&mut apply);
+        A::full_fence_after_rmw();
+        if self.line.local.load(Relaxed) != 0 {
+            // Acquire: pairs with the release in `post_local`.
+            apply(local::decode(self.line.local.swap(0, Acquire)));
         }
         // C3: acquires what F2 released.
         let next = self.broadcast.post.next.load(Acquire);
         if next != self.seen {
             self.apply_posted(next, &mut apply);
             self.seen = next;
-            self.line.word.store(State { open: true, seen: next }.word(), Release);
+            // Relaxed: what F4 has to acquire from this word came before C2.
+            self.line.word.store(State { open: true, seen: next }.word(), Relaxed);
         }
     }
 
@@ -249,7 +269,7 @@ impl Attached<'_> {
 
     #[cold]
     fn apply_posted(&self, next: u64, apply: &mut impl FnMut(Flush)) {
-        if next - self.seen > RING {
+        if next - self.seen > self.broadcast.ring.places() {
             return apply(Flush::All);
         }
         for ticket in self.seen..next {
@@ -259,20 +279,48 @@ impl Attached<'_> {
             }
         }
     }
+}
 
-    #[cold]
-    fn apply_local(&self, apply: &mut impl FnMut(Flush)) {
-        let mut waiting = self.line.local.lock().unwrap();
-        self.line.local_waiting.store(0, Relaxed);
-        waiting.drain(..).for_each(apply);
+impl<A: Atomics> fmt::Debug for Attached<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").field("seen", &self.seen).finish_non_exhaustive()
     }
 }
 
-impl Drop for Attached<'_> {
+impl<A: Atomics> Drop for Attached<'_, A> {
     fn drop(&mut self) {
         self.leave();
         // Pairs with the exchange in `attach`.
         self.line.attached.store(0, Release);
+    }
+}
+
+/// A flush of one page on one core, in one word: the page's address, and below it the level hint, which is never 0. A
+/// second one that comes before the first was applied makes it a flush of everything.
+mod local {
+    use slat::addr::{Gpa, GpaRange, Level};
+    use slat::host::{Flush, Hint};
+
+    pub(super) const EVERYTHING: u64 = u64::MAX;
+    const HINT: u64 = 0xfff;
+    const UNKNOWN: u64 = 1;
+    const LEVELS: u64 = 2;
+
+    pub(super) fn encode(page: Gpa, hint: Hint) -> u64 {
+        let hint = match hint {
+            Hint::Unknown => UNKNOWN,
+            Hint::Level(level) => LEVELS + u64::from(level.get()),
+        };
+        page.get() & !HINT | hint
+    }
+
+    pub(super) fn decode(word: u64) -> Flush {
+        let level = match word & HINT {
+            _ if word == EVERYTHING => return Flush::All,
+            UNKNOWN => Hint::Unknown,
+            level => Hint::Level(Level::new((level - LEVELS) as u8)),
+        };
+        Flush::Leaves { range: GpaRange::around(Gpa::new(word & !HINT), 1), level }
     }
 }
 

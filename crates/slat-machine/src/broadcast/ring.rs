@@ -1,24 +1,24 @@
 //! The flushes that were posted last, readable by every core while others are being written.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use slat::addr::{Gpa, GpaRange, Level};
 use slat::host::{Flush, Hint};
-use slat::sync::{Atomics, Core};
-
-/// How many flushes the ring remembers.
-pub(super) const RING: u64 = 256;
+use slat::sync::{Atomics, Core, Word};
 
 /// The last flushes by ticket. Nobody waits for anybody in here.
-#[derive(Debug)]
-pub(super) struct Ring {
-    places: Box<[Place]>,
+pub(super) struct Ring<A: Atomics> {
+    places: Box<[Place<A>]>,
 }
 
-impl Ring {
-    pub(super) fn new() -> Self {
-        Self { places: (0..RING).map(|_| Place::default()).collect() }
+impl<A: Atomics> Ring<A> {
+    pub(super) fn new(places: usize) -> Self {
+        Self { places: (0..places).map(|_| Place::new()).collect() }
+    }
+
+    /// How many flushes are remembered.
+    pub(super) fn places(&self) -> u64 {
+        self.places.len() as u64
     }
 
     /// Notes what the flush with this ticket is, unless a later one has its place already.
@@ -31,8 +31,8 @@ impl Ring {
         self.place(ticket).read(ticket)
     }
 
-    fn place(&self, ticket: u64) -> &Place {
-        &self.places[(ticket % RING) as usize]
+    fn place(&self, ticket: u64) -> &Place<A> {
+        &self.places[(ticket % self.places()) as usize]
     }
 }
 
@@ -41,15 +41,19 @@ impl Ring {
 /// The stamp is `2 * ticket + 1` while the place is being written for that ticket, and one more when it is complete. A
 /// place that somebody else is writing, or that a later ticket has, is left to them: nobody waits, and who looks for
 /// this ticket finds another stamp.
-#[derive(Debug, Default)]
-struct Place {
-    stamp: AtomicU64,
-    kind: AtomicU64,
-    start: AtomicU64,
-    end: AtomicU64,
+struct Place<A: Atomics = Core> {
+    stamp: A::Word,
+    kind: A::Word,
+    start: A::Word,
+    end: A::Word,
 }
 
-impl Place {
+impl<A: Atomics> Place<A> {
+    fn new() -> Self {
+        let [stamp, kind, start, end] = [0; 4].map(A::Word::new);
+        Self { stamp, kind, start, end }
+    }
+
     fn write(&self, ticket: u64, flush: Flush) {
         let stamp = self.stamp.load(Relaxed);
         let (writing, complete) = (2 * ticket + 1, 2 * ticket + 2);
@@ -58,13 +62,12 @@ impl Place {
         if !free || self.stamp.compare_exchange(stamp, writing, AcqRel, Relaxed).is_err() {
             return;
         }
-        // Pairs with the acquire fence in `read`: who sees a word of this flush sees the claim.
-        std::sync::atomic::fence(Release);
         let (kind, range) = encode(flush);
-        self.kind.store(kind, Relaxed);
-        self.start.store(range.start().get(), Relaxed);
-        self.end.store(range.end().get(), Relaxed);
-        // Release: pairs with the acquire of the stamp in `read`.
+        // Release: pairs with the acquire loads in `read`, so that who sees a word of this flush sees the claim, too.
+        self.kind.store(kind, Release);
+        self.start.store(range.start().get(), Release);
+        self.end.store(range.end().get(), Release);
+        // Release: pairs with the acquire of the stamp in `read`, so that who sees this sees the words.
         self.stamp.store(complete, Release);
     }
 
@@ -73,8 +76,8 @@ impl Place {
         if self.stamp.load(Acquire) != complete {
             return None;
         }
-        let words = (self.kind.load(Relaxed), self.start.load(Relaxed), self.end.load(Relaxed));
-        Core::acquire_fence();
+        let words = (self.kind.load(Acquire), self.start.load(Acquire), self.end.load(Acquire));
+        // After the words, which acquired the claim of whoever may have overwritten them.
         let unchanged = self.stamp.load(Relaxed) == complete;
         unchanged.then(|| decode(words)).flatten()
     }
@@ -109,16 +112,19 @@ mod tests {
     use super::*;
     use crate::broadcast::tests::leaves;
 
+    /// What lies between tickets that share a place.
+    const TURN: u64 = 256;
+
     #[test]
     fn a_place_that_is_being_written_reads_as_nothing() {
-        let place = Place::default();
+        let place = <Place>::new();
         place.write(0, leaves(1));
         assert_eq!(place.read(0), Some(leaves(1)));
-        place.stamp.store(2 * RING + 1, Relaxed);
-        place.write(2 * RING, leaves(2));
-        assert_eq!((place.read(0), place.read(RING), place.read(2 * RING)), (None, None, None));
-        place.stamp.store(4 * RING + 2, Relaxed);
-        place.write(RING, leaves(3));
-        assert_eq!(place.read(RING), None, "a later flush has the place");
+        place.stamp.store(2 * TURN + 1, Relaxed);
+        place.write(2 * TURN, leaves(2));
+        assert_eq!((place.read(0), place.read(TURN), place.read(2 * TURN)), (None, None, None));
+        place.stamp.store(4 * TURN + 2, Relaxed);
+        place.write(TURN, leaves(3));
+        assert_eq!(place.read(TURN), None, "a later flush has the place");
     }
 }

@@ -1,6 +1,6 @@
 use std::sync::atomic::AtomicBool;
 
-use slat::addr::Level;
+use slat::addr::{GpaRange, Level};
 
 use super::*;
 
@@ -43,18 +43,24 @@ fn a_local_flush_reaches_its_core_alone() {
     assert_eq!(seen_by(&mut first), []);
     assert_eq!(seen_by(&mut second), [Flush::Leaves { range, level: Hint::Unknown }]);
     assert_eq!(seen_by(&mut second), []);
-    assert_eq!(broadcast.counts().local, 1);
+    broadcast.post_local(0, Gpa::new(0x5000), Hint::Level(Level::new(2)));
+    assert_eq!(seen_by(&mut first), [Flush::Leaves { range, level: Hint::Level(Level::new(2)) }]);
+    for _ in 0..2 {
+        broadcast.post_local(0, Gpa::new(0x5000), Hint::Unknown);
+    }
+    assert_eq!(seen_by(&mut first), [Flush::All], "two are more than can wait");
+    assert_eq!(broadcast.counts().local, 4);
 }
 
 #[test]
 fn who_fell_a_ring_behind_drops_everything() {
     let broadcast = Broadcast::new(1);
     let mut core = broadcast.attach(0);
-    for number in 0..RING {
+    for number in 0..RING as u64 {
         let _ = broadcast.post(leaves(number));
     }
-    assert_eq!(seen_by(&mut core).len() as u64, RING);
-    for number in 0..=RING {
+    assert_eq!(seen_by(&mut core).len(), RING);
+    for number in 0..=RING as u64 {
         let _ = broadcast.post(leaves(number));
     }
     assert_eq!(seen_by(&mut core), [Flush::All]);

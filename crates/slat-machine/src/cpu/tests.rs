@@ -220,7 +220,7 @@ fn no_write_is_late_after_a_completed_flush() {
                 }
             });
         }
-        for _ in 0..2000 {
+        for _ in 0..300 {
             bench.map_page(AT, 0, READ_ONLY);
             flush(&bench, page(AT));
             let frozen = bench.machine.memory().load(0);

@@ -4,6 +4,7 @@
 mod source;
 
 use std::fs;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 pub use self::source::{HugeSize, Source, UnknownSource};
@@ -33,8 +34,8 @@ pub enum MemoryError {
     HugeSize(HugeSize),
     /// The host has too few huge pages reserved.
     #[error(
-        "{needed} huge pages of {size} are needed, but {free} are free on this host; reserve more by writing a number \
-         to /sys/kernel/mm/hugepages/hugepages-{kibibytes}kB/nr_hugepages", kibibytes = size.bytes() >> 10
+        "huge pages of {size}: {needed} needed, {free} free on this host; reserve more by writing a number to \
+         /sys/kernel/mm/hugepages/hugepages-{kibibytes}kB/nr_hugepages", kibibytes = size.bytes() >> 10
     )]
     HugePages {
         /// The size of page asked for.
@@ -136,13 +137,20 @@ impl GuestMemory {
         }
     }
 
-    fn page_words(&self, page: u64) -> &[std::sync::atomic::AtomicU64] {
+    /// Makes the host provide every page now, so that no later access waits for that.
+    pub fn prefault(&self) {
+        for page in 0..self.pages() {
+            self.word(page * PAGE_SIZE).fetch_or(0, Relaxed);
+        }
+    }
+
+    fn page_words(&self, page: u64) -> &[AtomicU64] {
         let first = page as usize * PAGE_WORDS;
         &self.mapping.words()[first..first + PAGE_WORDS]
     }
 
     #[inline]
-    fn word(&self, offset: u64) -> &std::sync::atomic::AtomicU64 {
+    fn word(&self, offset: u64) -> &AtomicU64 {
         debug_assert!(offset.is_multiple_of(8), "guest words are aligned, not at {offset:#x}");
         &self.mapping.words()[(offset / 8) as usize]
     }
@@ -168,6 +176,7 @@ mod tests {
             let mut page = [0; PAGE_WORDS];
             memory.read_page(2, &mut page);
             assert_eq!(page[..3], [0, 7, 0]);
+            memory.prefault();
             memory.write_page(0, &page);
             assert_eq!(memory.load(8), 7);
         }

@@ -144,24 +144,15 @@ pub(crate) fn clear_dirty(
     bitmap: &[u64],
     budget: Budget,
 ) -> Result<u64, LogError> {
-    let (mut left, mut named, mut protected) = (pages, bitmap.to_vec(), 0);
+    let (mut left, mut named, mut protected) = (pages, bitmap, 0);
     loop {
-        let progress = worker.clear_dirty(id, left, &named, budget)?;
+        let progress = worker.clear_dirty(id, left, named, budget)?;
         protected += progress.protected;
         let Some(next) = progress.next else { return Ok(protected) };
-        assert!(next > left.first, "the clearing goes on at page {next} after {left:?}");
-        drop_first_bits(&mut named, next - left.first);
-        left = Pages { first: next, count: pages.first + pages.count - next };
-    }
-}
-
-/// Bit `count` becomes bit 0.
-fn drop_first_bits(bitmap: &mut Vec<u64>, count: u64) {
-    bitmap.drain(..(count / 64) as usize);
-    let shift = count % 64;
-    for index in (0..bitmap.len()).filter(|_| shift != 0) {
-        let above = bitmap.get(index + 1).map_or(0, |above| above << (64 - shift));
-        bitmap[index] = bitmap[index] >> shift | above;
+        let done = next - left.first;
+        assert!(done > 0 && done.is_multiple_of(64), "the rest of the bitmap begins at page {next} after {left:?}");
+        named = &named[(done / 64) as usize..];
+        left = Pages { first: next, count: left.count - done };
     }
 }
 

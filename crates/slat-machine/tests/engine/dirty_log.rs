@@ -21,7 +21,7 @@ use crate::stage::Stage;
 const BASE: u64 = (1 << 30) + 0x1f_d000;
 const SLOT: SlotId = SlotId(3);
 const VCPUS: u32 = 3;
-const ROUNDS: u64 = 25;
+const ROUNDS: u64 = 16;
 /// An odd tail, as in KVM's test.
 const BYTES: u64 = 8 * MIB + 3 * PAGE_SIZE;
 

@@ -2,7 +2,9 @@
 
 mod common;
 mod dirty_log;
+mod invalidate;
 mod populate;
+mod races;
 mod slots;
 mod split;
 mod stage;

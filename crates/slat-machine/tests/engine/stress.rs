@@ -14,9 +14,9 @@ use crate::stage::Stage;
 const BASE: u64 = (3 << 30) - 4 * MIB;
 const SLOT: SlotId = SlotId(0);
 const VCPUS: u32 = 3;
-const BYTES: u64 = 12 * MIB;
+const BYTES: u64 = 6 * MIB;
 const PAGES: u64 = BYTES / PAGE_SIZE;
-const STEPS: u64 = 120;
+const STEPS: u64 = 100;
 /// What the guests do between two steps of a worker.
 const ACTS: u64 = 60;
 
@@ -151,42 +151,51 @@ fn nothing_is_lost_or_left(machine: &Machine, vm: TestVm<'_>, destination: &Dest
     assert_nothing_held(vm.statistics(), machine);
 }
 
+/// Two seeds; as many as the variable `SLAT_SEEDS` says, for a longer search.
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("SLAT_SEEDS").map_or(2, |count| count.parse().expect("SLAT_SEEDS is a number"))
+}
+
 #[test]
 fn one_worker_takes_pages_away() {
-    (0..4).for_each(|seed| stress(Source::Anonymous, seed, 1, false));
+    seeds().for_each(|seed| stress(Source::Anonymous, seed, 1, false));
 }
 
 #[test]
 fn one_worker_takes_blocks_away() {
-    (0..4).for_each(|seed| stress(Source::AnonymousThp, seed, 1, false));
+    seeds().for_each(|seed| stress(Source::AnonymousThp, seed, 1, false));
 }
 
 #[test]
 fn three_workers_take_everything_away() {
-    (0..4).for_each(|seed| stress(Source::AnonymousThp, seed, 3, false));
+    seeds().for_each(|seed| stress(Source::AnonymousThp, seed, 3, false));
 }
 
 #[test]
 fn with_failing_allocations_and_a_reluctant_backing() {
-    (0..4).for_each(|seed| stress(Source::AnonymousThp, seed, 2, true));
+    seeds().for_each(|seed| stress(Source::AnonymousThp, seed, 2, true));
 }
 
 /// Logging is turned on and off, and the slot deleted and made again, under guests that count on their memory.
 #[test]
 fn flags_and_slots_that_change_all_the_time_lose_no_memory() {
+    seeds().for_each(change_flags_and_slots);
+}
+
+fn change_flags_and_slots(seed: u64) {
     let machine = machine(BYTES, Source::AnonymousThp, VCPUS);
     let vm = vm_with_memory(&machine, BASE);
     let stage = Stage::default();
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
         for id in 0..VCPUS {
-            let mut owner = Owner::new(id, 5);
+            let mut owner = Owner::new(id, seed);
             stage.guest(scope, &vm, id, move |vcpu| {
                 owner.act(vcpu, |error| matches!(error, GuestError::NoSlot(_)));
             });
         }
-        let (mut worker, mut dice) = (worker(&vm), Dice(9));
-        for _ in 0..200 {
+        let (mut worker, mut dice) = (worker(&vm), Dice(seed));
+        for _ in 0..STEPS {
             stage.let_guests_act(ACTS);
             let budget = dice.budget();
             match dice.below(4) {

@@ -1,6 +1,6 @@
 //! A slot changes beside a fault (R4, R6): what began before the change publishes nothing after it.
 
-use crate::run::{Scenario, both};
+use crate::run::{Scenario, all_three, both};
 use crate::stage::{
     LOGGED, MARKED, ModelWorker, PLAIN, READ, READ_ONLY, SLOT, Stage, WRITE, delete_slot, harvest, set_flags,
     write_protect,
@@ -26,6 +26,18 @@ pub const LOG_ON_MARKED: Scenario =
 /// The log is turned on while a fault gives write permission back.
 pub const LOG_ON_RELAX: Scenario =
     Scenario::new("fault_slot_change/log_on_relax", log_on_relax::<Loom>, log_on_relax::<Shuttle>);
+
+/// As [`LOG_ON_RELAX`], for a block: no block is writable under the log without marks for all of it.
+pub const LOG_ON_RELAX_BLOCK: Scenario =
+    Scenario::new("fault_slot_change/log_on_relax_block", log_on_relax_block::<Loom>, log_on_relax_block::<Shuttle>);
+
+/// Two workers turn the log on: it is on for either when it returns.
+pub const LOG_ON_TWICE: Scenario =
+    Scenario::new("fault_slot_change/log_on_twice", log_on_twice::<Loom>, log_on_twice::<Shuttle>).with_preemptions(1);
+
+/// Two workers delete the slot: it is gone for either when it returns.
+pub const DELETE_TWICE: Scenario =
+    Scenario::new("fault_slot_change/delete_twice", delete_twice::<Loom>, delete_twice::<Shuttle>).with_preemptions(1);
 
 /// The log is turned off and on again while a fault gives write permission back: it marks the log that counts.
 pub const LOG_AGAIN: Scenario = Scenario::new("fault_slot_change/log_again", log_again::<Loom>, log_again::<Shuttle>);
@@ -100,33 +112,78 @@ fn log_on_marked<T: Tool>() {
     stage.close(worker);
 }
 
-/// A guest relaxes page 0, which is write-protected and not logged, while `change` is made.
-fn beside_relaxing<T: Tool>(
-    change: impl FnOnce(&Stage<T>, &mut ModelWorker<T>) + Send + 'static,
-) -> (Stage<T>, ModelWorker<T>) {
-    let (stage, mut worker) = Stage::<T>::new(Setup::pages(COUNT), PLAIN);
+fn log_on_relax<T: Tool>() {
+    beside_relaxing::<T>(Setup::pages(COUNT));
+}
+
+fn log_on_relax_block<T: Tool>() {
+    beside_relaxing::<T>(Setup::block());
+}
+
+/// A guest relaxes page 0, which is write-protected and not logged, while the log is turned on.
+fn beside_relaxing<T: Tool>(setup: Setup) {
+    let (stage, mut worker) = Stage::<T>::new(setup, PLAIN);
     let mut guest = stage.guest(0);
     guest.reach(0, WRITE);
-    write_protect(&mut worker, 0, 1);
-    let (_, (stage, worker)) = both::<T, _, _>(
+    guest.top_up(1);
+    write_protect(&mut worker, 0, setup.count);
+    let (_, (stage, mut worker)) = both::<T, _, _>(
         move || {
             guest.fault_once(0, WRITE);
             guest.try_access(0, WRITE);
         },
         move || {
-            change(&stage, &mut worker);
+            set_flags(&mut worker, LOGGED);
+            stage.world.log_begins();
             (stage, worker)
         },
     );
-    (stage, worker)
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
 }
 
-fn log_on_relax<T: Tool>() {
-    let (stage, mut worker) = beside_relaxing::<T>(|stage, worker| {
-        set_flags(worker, LOGGED);
-        stage.world.log_begins();
-    });
+fn log_on_twice<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(1), PLAIN);
+    let (mut guest, mut second) = (stage.guest(0), stage.worker());
+    guest.reach(0, WRITE);
+    let world = stage.world.clone();
+    let (_, _, (stage, mut worker)) = all_three::<T, _, _, _>(
+        move || {
+            guest.try_access(0, WRITE);
+            guest.try_access(0, WRITE);
+        },
+        move || {
+            set_flags(&mut second, LOGGED);
+            world.log_begins();
+        },
+        move || {
+            set_flags(&mut worker, LOGGED);
+            stage.world.log_begins();
+            (stage, worker)
+        },
+    );
     stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn delete_twice<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(1), PLAIN);
+    let (mut guest, mut second) = (stage.guest(0), stage.worker());
+    guest.reach(0, WRITE);
+    let world = stage.world.clone();
+    let (_, _, (stage, worker)) = all_three::<T, _, _, _>(
+        move || guest.try_access(0, WRITE),
+        move || {
+            delete_slot(&mut second);
+            world.slot_is_gone();
+        },
+        move || {
+            delete_slot(&mut worker);
+            stage.world.slot_is_gone();
+            (stage, worker)
+        },
+    );
+    stage.world.poke(READ);
     stage.close(worker);
 }
 
@@ -140,6 +197,7 @@ fn log_again<T: Tool>() {
             guest.try_access(0, WRITE);
         },
         move || {
+            stage.world.log_ends();
             set_flags(&mut worker, PLAIN);
             set_flags(&mut worker, LOGGED);
             stage.world.log_begins();

@@ -24,10 +24,13 @@ pub const BLOCKING: Scenario = Scenario::new("invalidate_fault/blocking", blocki
 /// A block is taken back, of which a fault maps another page.
 pub const BLOCK: Scenario = Scenario::new("invalidate_fault/block", block::<Loom>, block::<Shuttle>);
 
+/// A write to a page that was read-only is served with a copy, while the original is taken back.
+pub const REPLACE: Scenario = Scenario::new("invalidate_fault/replace", replace::<Loom>, replace::<Shuttle>);
+
 /// The one-shot form: the host's tables change, then the page is unmapped.
 pub const ONE_SHOT: Scenario = Scenario::new("invalidate_fault/one_shot", one_shot::<Loom>, one_shot::<Shuttle>);
 
-/// Two invalidations that overlap, by two workers, beside a fault.
+/// Two invalidations that overlap, by two workers, beside a fault; each takes what the other left.
 pub const OVERLAPPING: Scenario =
     Scenario::new("invalidate_fault/overlapping", overlapping::<Loom>, overlapping::<Shuttle>).with_preemptions(1);
 
@@ -106,6 +109,13 @@ fn block<T: Tool>() {
     beside_guest(stage, worker, guest, 2, |guest| guest.fault_once(3, WRITE));
 }
 
+fn replace<T: Tool>() {
+    let (stage, worker) = Stage::<T>::new(Setup::pages(1).backed(Kind::CopyOnWrite), PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, READ);
+    beside_guest(stage, worker, guest, 1, |guest| guest.fault_once(0, WRITE));
+}
+
 fn guests<T: Tool>() {
     let (stage, mut worker) = Stage::<T>::new(Setup::pages(2), PLAIN);
     let (mut one, mut other) = (stage.guest(0), stage.guest(1));
@@ -149,11 +159,11 @@ fn one_shot<T: Tool>() {
 fn overlapping<T: Tool>() {
     let (stage, mut worker) = Stage::<T>::new(Setup::pages(2), PLAIN);
     let (mut guest, mut second) = (stage.guest(0), stage.worker());
-    let world = stage.world.clone();
+    let (world, other_world) = (stage.world.clone(), stage.world.clone());
     // Nothing is mapped: what matters is who is open when.
     let (_, _, worker) = all_three::<T, _, _, _>(
         move || guest.fault_once(0, WRITE),
-        move || drop(second.invalidate(pages(0, 1)).expect("few invalidations")),
+        move || invalidate(&other_world, &mut second, 0, 1),
         move || {
             invalidate(&world, &mut worker, 0, 2);
             worker

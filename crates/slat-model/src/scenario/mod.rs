@@ -23,6 +23,9 @@ pub const ALL: &[Scenario] = &[
     fault_slot_change::LOG_ON,
     fault_slot_change::LOG_ON_MARKED,
     fault_slot_change::LOG_ON_RELAX,
+    fault_slot_change::LOG_ON_RELAX_BLOCK,
+    fault_slot_change::LOG_ON_TWICE,
+    fault_slot_change::DELETE_TWICE,
     fault_slot_change::LOG_AGAIN,
     fault_slot_change::READ_ONLY_RELAX,
     fault_harvest::RELAX,
@@ -52,6 +55,7 @@ pub const ALL: &[Scenario] = &[
     invalidate_fault::MISSING_TABLE,
     invalidate_fault::BLOCKING,
     invalidate_fault::BLOCK,
+    invalidate_fault::REPLACE,
     invalidate_fault::ONE_SHOT,
     invalidate_fault::OVERLAPPING,
     invalidate_fault::NEIGHBOUR,
@@ -60,4 +64,5 @@ pub const ALL: &[Scenario] = &[
     teardown_fault::FAULT,
     teardown_fault::LINK,
     teardown_fault::UNMAP,
+    teardown_fault::TWICE,
 ];

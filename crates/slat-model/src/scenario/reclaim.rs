@@ -1,10 +1,10 @@
 //! Grace periods (R2): what was replaced or unlinked is freed when nobody can see it any more, and not before.
 
 use slat::host::SlotId;
-use slat::vm::NewSlot;
+use slat::vm::{NewSlot, Pages};
 
 use crate::run::{Scenario, all_three, both};
-use crate::stage::{LOGGED, PLAIN, READ, Stage, WRITE, reclaim_and_drop, set_flags, unmap, write_protect};
+use crate::stage::{ALL, LOGGED, PLAIN, READ, SLOT, Stage, WRITE, reclaim_and_drop, set_flags, unmap, write_protect};
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::{REGION, Setup, pages};
 
@@ -38,7 +38,7 @@ fn join<T: Tool>() {
             stage
         },
         move || {
-            let _ = worker.reclaim(crate::stage::ALL);
+            let _ = worker.reclaim(ALL);
             worker
         },
     );
@@ -73,8 +73,7 @@ fn log<T: Tool>() {
     let (_, worker) = both::<T, _, _>(
         move || {
             // The slot may be logged or not by the time that this comes.
-            let _ =
-                second.harvest(crate::stage::SLOT, slat::vm::Pages { first: 0, count: 1 }, &mut [0], crate::stage::ALL);
+            let _ = second.harvest(SLOT, Pages { first: 0, count: 1 }, &mut [0], ALL);
         },
         move || {
             set_flags(&mut worker, PLAIN);

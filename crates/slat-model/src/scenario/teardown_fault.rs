@@ -5,7 +5,7 @@ use slat::vm::Outcome;
 use crate::book;
 use crate::plant::Plant;
 use crate::run::{Scenario, both};
-use crate::stage::{PLAIN, READ, Stage, WRITE, tear_down};
+use crate::stage::{ALL, PLAIN, READ, Stage, WRITE, tear_down};
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::{REGION, Setup, pages};
 
@@ -17,6 +17,9 @@ pub const LINK: Scenario = Scenario::new("teardown_fault/link", link::<Loom>, li
 
 /// Teardown beside another worker's unmapping.
 pub const UNMAP: Scenario = Scenario::new("teardown_fault/unmap", with_unmap::<Loom>, with_unmap::<Shuttle>);
+
+/// Two workers tear the VM down.
+pub const TWICE: Scenario = Scenario::new("teardown_fault/twice", twice::<Loom>, twice::<Shuttle>);
 
 fn fault<T: Tool>() {
     beside_fault::<T>(0, 1);
@@ -48,6 +51,20 @@ fn beside_fault<T: Tool>(vcpu: u32, page: u64) {
     stage.tear_down(worker);
 }
 
+fn twice<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(REGION), PLAIN);
+    stage.guest(0).reach(0, READ);
+    let mut second = stage.worker();
+    let (_, worker) = both::<T, _, _>(
+        move || tear_down(&mut second),
+        move || {
+            tear_down(&mut worker);
+            worker
+        },
+    );
+    stage.tear_down(worker);
+}
+
 fn with_unmap<T: Tool>() {
     let (stage, mut worker) = Stage::<T>::new(Setup::pages(REGION), PLAIN);
     let mut guest = stage.guest(0);
@@ -56,8 +73,8 @@ fn with_unmap<T: Tool>() {
     let mut second = stage.worker();
     let (_, worker) = both::<T, _, _>(
         move || {
-            // In two halves, and whatever comes of it: the tree may be gone.
-            let _ = second.unmap(pages(0, REGION), crate::stage::ALL);
+            // Whatever comes of it: the tree may be gone.
+            let _ = second.unmap(pages(0, REGION), ALL);
         },
         move || {
             tear_down(&mut worker);

@@ -27,6 +27,8 @@ pub const REGION: u64 = 4;
 const FRAMES: u64 = 1 << 24;
 /// Bytes between the frames of one generation of the backing and the next.
 pub const GENERATION: u64 = 1 << 20;
+/// How far a change of the backing moves the generation: one between two changes is that of a copy.
+const CHANGE: u64 = 2;
 /// Regions whose backing changes apart from the others'.
 const REGIONS: usize = 2;
 
@@ -161,9 +163,7 @@ impl<T: Tool> World<T> {
 
     /// The host changes its own tables: the backing of a region moves to new memory.
     pub fn change_backing(&self, region: u64) {
-        let generation = self.generation(region);
-        let now = generation.load(Ordering::Relaxed) + 1;
-        generation.store(now, Ordering::Relaxed);
+        self.generation(region).fetch_add(CHANGE, Ordering::Relaxed);
     }
 
     /// The host gives the old memory of a region to somebody else: nothing may reach it any more.
