@@ -117,6 +117,7 @@ fn formats_are_listed_one_a_line() {
     assert!(output.status.success());
     assert!(stdout(&output).lines().any(|line| line == "arm64-4k"));
     assert!(stdout(&output).lines().all(|line| !line.contains(' ')));
+    assert_eq!(json(&["--format", "list"])["formats"][0], "arm64-4k");
 }
 
 #[test]

@@ -23,6 +23,19 @@ struct Object<'a> {
 }
 
 #[derive(Serialize)]
+struct Formats<'a> {
+    schema: &'static str,
+    command: &'static str,
+    formats: &'a [&'a str],
+}
+
+/// The names of the formats as one object.
+pub(crate) fn formats(names: &[&str]) -> Result<String, Failure> {
+    let object = Formats { schema: schema(), command: "dirty-log", formats: names };
+    serde_json::to_string_pretty(&object).map_err(engine)
+}
+
+#[derive(Serialize)]
 struct MachineObject {
     cpus: usize,
     arch: &'static str,

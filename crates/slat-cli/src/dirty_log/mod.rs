@@ -19,7 +19,11 @@ use plan::Plan;
 /// Runs the command.
 pub(crate) fn run(options: &DirtyLog) -> Result<(), Failure> {
     if options.format == "list" {
-        formats::NAMES.iter().for_each(|name| println!("{name}"));
+        if options.json {
+            println!("{}", json::formats(&formats::NAMES)?);
+        } else {
+            formats::NAMES.iter().for_each(|name| println!("{name}"));
+        }
         return Ok(());
     }
     let plan = Plan::new(options)?;
