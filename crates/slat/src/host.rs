@@ -57,7 +57,7 @@ pub trait Backing {
     /// Called by a fault, after it has noted the state of invalidations: an answer that is invalidated later is never
     /// published, so no lock is needed here beyond what makes one answer consistent. With `may_block` false the caller
     /// stands inside the engine and holds up reclaim: answer at once, or say [`Translation::WouldBlock`] to be called
-    /// again outside with `may_block` true.
+    /// again outside with `may_block` true. One fault may ask more than once.
     fn translate(&self, request: Request) -> Translation;
 }
 

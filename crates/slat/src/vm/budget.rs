@@ -2,8 +2,9 @@
 
 use crate::addr::Gpa;
 
-/// How many table entries one call of a range operation may visit. It visits at least one, and may finish the region of
-/// 512 pages or the flush that it is in.
+/// How many looks at table entries one call of a range operation may take. It takes at least one, and may finish the
+/// region of 512 pages or the flush that it is in. A look that meets somebody else's work counts, too: a call with a very
+/// small budget may come no further than it began. Call again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Budget(u64);
 

@@ -163,7 +163,8 @@ impl<R: VmRef> Worker<R> {
 
     /// Unmaps `range`: for backing that has changed already, so that faults find the new one. What the range covers in
     /// part is split if the worker carries a table, else unmapped whole, and the progress says so. Tables that it covers
-    /// are freed after a grace period.
+    /// are freed after a grace period. Go on with the rest of the range from the progress's `next`: the whole range again
+    /// would meet what guests have faulted in meanwhile.
     pub fn unmap(&mut self, range: GpaRange, budget: Budget) -> Result<Progress, RangeError> {
         self.check(range)?;
         // One-shot form of an invalidation: translation gives the new answer already (R4).
