@@ -122,14 +122,7 @@ pub fn note(event: Event) {
 
 /// What was wrong, and what had happened, if anything was.
 pub fn verdict() -> Option<String> {
-    with(|book| {
-        let what = book.verdict.take()?;
-        let mut text = format!("{what}\n");
-        for event in &book.history {
-            text.push_str(&format!("    {event}\n"));
-        }
-        Some(text)
-    })
+    with(|book| (!book.is_clean()).then(|| book.text()))
 }
 
 impl Book {
@@ -144,6 +137,12 @@ impl Book {
     /// Whether nothing is wrong so far.
     pub fn is_clean(&self) -> bool {
         self.verdict.is_none()
+    }
+
+    /// What is wrong, and what has happened so far.
+    pub fn text(&self) -> String {
+        let wrong = self.verdict.as_deref().unwrap_or("nothing is wrong");
+        self.history.iter().fold(format!("{wrong}\n"), |text, event| text + &format!("    {event}\n"))
     }
 
     /// As [`note`].

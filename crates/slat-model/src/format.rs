@@ -39,6 +39,7 @@ impl Format for ModelFormat {
     const TRUST: Trust<Self> = unsafe { Trust::new() };
     const LOCKED: u64 = Fake::LOCKED;
     const FROZEN: u64 = Fake::FROZEN;
+    const ANNOTATION_BITS: u32 = Fake::ANNOTATION_BITS;
     const SHARDS: usize = Fake::SHARDS;
     const REMEMBERED: usize = Fake::REMEMBERED;
 
@@ -59,6 +60,22 @@ impl Format for ModelFormat {
             return Kind::Empty;
         }
         self.0.kind(raw, level)
+    }
+
+    fn annotation(&self, annotation: u64) -> u64 {
+        self.0.annotation(annotation)
+    }
+
+    fn annotated(&self, raw: u64) -> u64 {
+        self.0.annotated(raw)
+    }
+
+    fn kept(&self, raw: u64, level: Level) -> u64 {
+        self.0.kept(raw, level)
+    }
+
+    fn is_kept(&self, raw: u64, level: Level) -> bool {
+        self.0.is_kept(raw, level)
     }
 
     fn table(&self, table: Hpa, level: Level) -> u64 {
@@ -95,6 +112,10 @@ impl Format for ModelFormat {
 
     fn made_accessed(&self, raw: u64, level: Level) -> u64 {
         self.0.made_accessed(raw, level)
+    }
+
+    fn made_old(&self, raw: u64, level: Level) -> u64 {
+        self.0.made_old(raw, level)
     }
 
     fn write_protected(&self, raw: u64, level: Level) -> u64 {

@@ -29,6 +29,8 @@ pub enum Plant {
     RelaxedSwaps,
     /// Atomics: a compare-and-swap of an entry is a comparison, then a store.
     TornEntryChanges,
+    /// Atomics: an exchange of a word outside of tables is a load, then a store.
+    TornSwaps,
     /// Atomics: a change of the word's shape is not made at all.
     Unmade(Shape),
     /// Atomics: bits that are set already are not set again (R5: "never test first").
@@ -107,6 +109,7 @@ pub const ALL: &[Plant] = &[
     Plant::RelaxedStores,
     Plant::RelaxedSwaps,
     Plant::TornEntryChanges,
+    Plant::TornSwaps,
     Plant::Unmade(Shape::Section),
     Plant::Unmade(Shape::Mark),
     Plant::Unmade(Shape::Event),

@@ -43,17 +43,42 @@ pub fn release() {
     set_active(false);
     // The list stays as it is meanwhile: freeing through `System` comes back to none of this.
     HELD.with(|held| {
-        let held = held.get();
-        // SAFETY: the cell is this thread's, and nothing called here reaches it again; the first `len` blocks are
-        // initialized, were allocated by `System` with these layouts, and are freed once, since `len` becomes 0.
-        unsafe {
-            for index in 0..(*held).len {
-                let (block, layout) = *(*held).blocks.add(index);
-                System.dealloc(block, layout);
-            }
-            (*held).len = 0;
+        // SAFETY: the cell is this thread's, and nothing called here reaches it again.
+        let held = unsafe { &mut *held.get() };
+        for (block, layout) in slice(held).iter().copied() {
+            // SAFETY: the block was allocated by `System` with this layout, and is freed once, since `len` becomes 0.
+            unsafe { System.dealloc(block, layout) };
         }
+        held.len = 0;
     });
+}
+
+/// As [`release`], after an execution in which something was wrong: what it has freed twice is freed once.
+pub fn release_after_failure() {
+    HELD.with(|held| {
+        // SAFETY: the cell is this thread's; sorting and comparing in place allocate nothing and come back to none of
+        // this.
+        let held = unsafe { &mut *held.get() };
+        let blocks = slice(held);
+        blocks.sort_unstable_by_key(|(block, _)| *block);
+        let mut kept = 0;
+        for index in 0..blocks.len() {
+            if kept == 0 || blocks[kept - 1].0 != blocks[index].0 {
+                blocks[kept] = blocks[index];
+                kept += 1;
+            }
+        }
+        held.len = kept;
+    });
+    release();
+}
+
+fn slice(held: &mut Held) -> &mut [Block] {
+    if held.len == 0 {
+        return &mut [];
+    }
+    // SAFETY: the first `len` blocks of the list are initialized, and the list is borrowed with `held`.
+    unsafe { std::slice::from_raw_parts_mut(held.blocks, held.len) }
 }
 
 fn set_active(active: bool) {

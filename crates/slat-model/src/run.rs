@@ -108,7 +108,10 @@ fn explore<T: Tool>(body: fn(), search: Search, plant: Plant, limit: u64) -> Rep
             execution::<T>(body);
         });
     }));
-    quarantine::release();
+    match explored {
+        Ok(()) => quarantine::release(),
+        Err(_) => quarantine::release_after_failure(),
+    }
     let found = explored.err().map(|panic| book::message(&*panic)).filter(|found| found != LIMIT);
     Report { executions: executions.load(Ordering::Relaxed), elapsed: begun.elapsed(), found }
 }

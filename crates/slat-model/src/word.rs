@@ -2,6 +2,7 @@
 //! its end.
 
 use std::any::Any;
+use std::io::Write;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -194,7 +195,7 @@ impl<T: Tool> Word for Checked<T> {
         if self.site.is_some() && Plant::TornEntryChanges.is_planted() {
             let found = self.load(Ordering::Acquire);
             if found == current {
-                self.store(new, success);
+                self.store(new, order_of_store(success));
             }
             return if found == current { Ok(found) } else { Err(found) };
         }
@@ -211,6 +212,11 @@ impl<T: Tool> Word for Checked<T> {
     }
 
     fn swap(&self, value: u64, order: Ordering) -> u64 {
+        if self.site.is_none() && Plant::TornSwaps.is_planted() {
+            let found = self.load(Ordering::Acquire);
+            self.store(value, order_of_store(order));
+            return found;
+        }
         let order = self.order(order, None, Some(Plant::RelaxedSwaps));
         let shape = if self.peek() == 0 && value & 1 != 0 { Shape::Section } else { Shape::Other };
         self.read_modify_write(shape, |_| value, |raw| raw.swap(value, order))
@@ -245,6 +251,15 @@ impl<T: Tool> Word for Checked<T> {
     }
 }
 
+/// What is left of the order of a read-modify-write for its store alone.
+fn order_of_store(order: Ordering) -> Ordering {
+    match order {
+        Ordering::AcqRel | Ordering::Release => Ordering::Release,
+        Ordering::Acquire => Ordering::Relaxed,
+        order => order,
+    }
+}
+
 impl<T: Tool> Drop for Checked<T> {
     fn drop(&mut self) {
         if !std::thread::panicking() && !self.ended.swap(true, Ordering::Relaxed) {
@@ -268,8 +283,13 @@ fn report_race<R>(operation: impl FnOnce() -> R) -> Option<R> {
 #[cold]
 fn report_or_resume(panic: Box<dyn Any + Send>) {
     let message = book::message(&*panic);
-    if !message.contains("Causality violation") {
-        resume_unwind(panic);
+    let message = message.lines().next().unwrap_or_default();
+    if message.contains("Causality violation") {
+        return book::report(format_args!("M4: a race with the making or the end of an object: {message}"));
     }
-    book::report(format_args!("M4: a race with the making or the end of an object: {message}"));
+    book::report(format_args!("L1: the tool gives up: {message}"));
+    // Unwinding drops what the engine holds half way, which may end the process: say what is known, past any capture.
+    let known = book::with(|book| book.text());
+    let _ = std::io::stderr().write_all(known.as_bytes());
+    resume_unwind(panic);
 }
