@@ -18,9 +18,14 @@ const S2AP_WRITE: u64 = 1 << 7;
 const SH_INNER: u64 = 0b11 << 8;
 const ACCESS_FLAG: u64 = 1 << 10;
 const EXECUTE_NEVER: u64 = 1 << 54;
-/// Bits 58:55 are reserved for software in leaf descriptors.
+/// Bits 58:55 are reserved for software in leaf descriptors, and ignored in table descriptors.
 const MAY_WRITE: u64 = 1 << 55;
+const KEPT: u64 = 1 << 56;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+/// Invalid descriptors: bits 63:1 are ignored (D8.3.1).
+const ANNOTATED: u64 = 1 << 4;
+const ANNOTATION_SHIFT: u32 = 12;
+const ANNOTATION: u64 = 0x003f_ffff_ffff_f000;
 
 const MEM_ATTR_NORMAL: u64 = 0b1111;
 const MEM_ATTR_NON_CACHEABLE: u64 = 0b0101;
@@ -73,6 +78,7 @@ impl Format for Arm64 {
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 3;
+    const ANNOTATION_BITS: u32 = 42;
 
     /// Built here rather than kept, so that the compiler sees which of its parts are constant.
     #[inline(always)]
@@ -97,6 +103,32 @@ impl Format for Arm64 {
             Self::FROZEN => Kind::Frozen,
             _ => Kind::Empty,
         }
+    }
+
+    /// Bit 1 is clear in every invalid state.
+    #[inline(always)]
+    fn is_table(&self, raw: u64, level: Level) -> bool {
+        raw & TABLE_OR_PAGE != 0 && level > Level::PAGE
+    }
+
+    #[inline(always)]
+    fn annotation(&self, annotation: u64) -> u64 {
+        (annotation << ANNOTATION_SHIFT) & ANNOTATION | ANNOTATED
+    }
+
+    #[inline(always)]
+    fn annotated(&self, raw: u64) -> u64 {
+        (raw & ANNOTATION) >> ANNOTATION_SHIFT
+    }
+
+    #[inline(always)]
+    fn kept(&self, raw: u64, _level: Level) -> u64 {
+        raw | KEPT
+    }
+
+    #[inline(always)]
+    fn is_kept(&self, raw: u64, _level: Level) -> bool {
+        raw & KEPT != 0
     }
 
     #[inline(always)]
@@ -124,7 +156,7 @@ impl Format for Arm64 {
             | memory << MEM_ATTR_SHIFT
             | bit(permissions.read, S2AP_READ)
             | bit(permissions.write, S2AP_WRITE)
-            | bit(!permissions.execute || leaf.memory == MemoryType::Device, EXECUTE_NEVER)
+            | bit(!permissions.execute || leaf.memory != MemoryType::Normal, EXECUTE_NEVER)
             | bit(leaf.memory != MemoryType::Device, SH_INNER)
             | bit(leaf.accessed, ACCESS_FLAG)
             | bit(leaf.may_write, MAY_WRITE)
@@ -181,6 +213,11 @@ impl Format for Arm64 {
     }
 
     #[inline(always)]
+    fn made_old(&self, raw: u64, _level: Level) -> u64 {
+        raw & !ACCESS_FLAG
+    }
+
+    #[inline(always)]
     fn write_protected(&self, raw: u64, _level: Level) -> u64 {
         raw & !S2AP_WRITE
     }
@@ -210,6 +247,13 @@ const _: () = {
     assert!(Arm64::LOCKED != 0 && Arm64::FROZEN != 0 && Arm64::LOCKED != Arm64::FROZEN);
 };
 
+// What is asked of leaves alone is clear in an annotation, and an annotation is none of the other states.
+const _: () = {
+    assert!((ANNOTATION | ANNOTATED) & (VALID | TABLE_OR_PAGE | S2AP_READ | S2AP_WRITE | ACCESS_FLAG | MAY_WRITE) == 0);
+    assert!(ANNOTATED & (Arm64::LOCKED | Arm64::FROZEN) == 0);
+    assert!(ANNOTATION >> ANNOTATION_SHIFT == (1 << Arm64::ANNOTATION_BITS) - 1);
+};
+
 // Fields do not overlap.
 const _: () = {
     let fields = [
@@ -223,6 +267,7 @@ const _: () = {
         ADDRESS,
         EXECUTE_NEVER,
         MAY_WRITE,
+        KEPT,
     ];
     let (mut seen, mut i) = (0u64, 0);
     while i < fields.len() {

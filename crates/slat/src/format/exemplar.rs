@@ -15,11 +15,13 @@ use crate::host::{Access, MemoryType, Permissions};
 /// When the format breaks a clause; the message names it.
 pub fn check<F: Format>(format: F, frames: &[u64]) {
     assert_eq!(format.kind(0, Level::PAGE), Kind::Empty, "the zero word is empty");
+    annotations(format);
     for number in 0..=format.geometry().root_level().get() {
         let level = Level::new(number);
         assert_eq!(format.kind(0, level), Kind::Empty, "the zero word is empty at every level");
         assert_eq!(format.kind(F::LOCKED, level), Kind::Locked, "LOCKED is locked at every level");
         assert_eq!(format.kind(F::FROZEN, level), Kind::Frozen, "FROZEN is frozen at every level");
+        [0, F::LOCKED, F::FROZEN].into_iter().for_each(|raw| no_leaf(format, raw, level));
         for &frame in frames {
             if level > Level::PAGE {
                 table(format, Hpa::new(frame), level);
@@ -31,21 +33,68 @@ pub fn check<F: Format>(format: F, frames: &[u64]) {
     }
 }
 
+fn annotations<F: Format>(format: F) {
+    for annotation in [0, 1, 0x5555_5555_5555_5555, u64::MAX] {
+        let annotation = annotation & ((1 << F::ANNOTATION_BITS) - 1);
+        let raw = format.annotation(annotation);
+        assert_ne!(raw, 0, "an annotation is not the zero word");
+        assert_eq!(format.annotated(raw), annotation, "an annotation comes back");
+        for number in 0..=format.geometry().root_level().get() {
+            let level = Level::new(number);
+            assert_eq!(format.kind(raw, level), Kind::Empty, "an annotated entry is empty");
+            no_leaf(format, raw, level);
+        }
+    }
+}
+
+/// What is asked of leaves is denied of everything else.
+fn no_leaf<F: Format>(format: F, raw: u64, level: Level) {
+    for access in [Access::Read, Access::Write, Access::Execute] {
+        assert!(!format.permits(raw, level, access), "permits() is false of what is no leaf");
+    }
+    assert!(!format.is_writable(raw, level), "is_writable() is false of what is no leaf");
+    assert!(!format.may_write(raw, level), "may_write() is false of what is no leaf");
+    assert_eq!(format.is_table(raw, level), format.kind(raw, level) == Kind::Table, "is_table() is what kind() says");
+}
+
 fn table<F: Format>(format: F, hpa: Hpa, level: Level) {
     let raw = format.table(hpa, level);
     assert_eq!(format.kind(raw, level), Kind::Table, "a table entry is one");
     assert_eq!(format.table_address(raw, level), hpa, "a table's address comes back");
+    assert!(!format.is_kept(raw, level), "a new table holds no annotations");
+    no_leaf(format, raw, level);
+    let kept = format.kept(raw, level);
+    assert!(format.is_kept(kept, level) && format.kind(kept, level) == Kind::Table, "the bit changes nothing else");
+    assert_eq!(format.table_address(kept, level), hpa, "the bit changes nothing else");
+    no_leaf(format, kept, level);
 }
 
 fn leaves<F: Format>(format: F, hpa: Hpa, level: Level) {
     for bits in 0..64u32 {
         let on = |bit: u32| bits & 1 << bit != 0;
         for memory in [MemoryType::Normal, MemoryType::NonCacheable, MemoryType::Device] {
-            let permissions = Permissions { read: on(0), write: on(1), execute: on(2) && memory != MemoryType::Device };
+            let permissions = Permissions { read: on(0), write: on(1), execute: on(2) };
             let leaf = Leaf { hpa, permissions, may_write: on(3), memory, accessed: on(4) };
-            one_leaf(format, leaf, level);
+            if let Some(granted) = granted(format, leaf, level) {
+                one_leaf(format, granted, level);
+            }
         }
     }
+}
+
+/// What the format makes of a leaf: never more than was asked for, and all of it where it must be. `None` for what
+/// cannot be read: a format need not express it.
+fn granted<F: Format>(format: F, asked: Leaf, level: Level) -> Option<Leaf> {
+    let granted = format.decode(format.leaf(asked, level), level);
+    assert_eq!(granted.permissions.and(asked.permissions), granted.permissions, "no permission that was not asked for");
+    assert!(asked.may_write || !granted.may_write, "no writing that was not asked for");
+    let executable = asked.permissions.execute && asked.memory == MemoryType::Normal;
+    assert!(executable || !granted.permissions.execute, "memory that is not normal is not executed");
+    let permissions = Permissions { execute: executable, ..asked.permissions };
+    asked.permissions.read.then(|| {
+        assert_eq!(granted, Leaf { permissions, ..asked }, "what can be read comes back as it went in");
+        granted
+    })
 }
 
 fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
@@ -56,7 +105,10 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
         let expected = leaf.accessed && leaf.permissions.allow(access);
         assert_eq!(format.permits(raw, level, access), expected, "permits() is the decoded permission and accessed");
     }
-    assert_eq!(format.is_writable(raw, level), leaf.permissions.write);
+    if leaf.accessed {
+        assert_eq!(format.is_writable(raw, level), leaf.permissions.write);
+    }
+    assert!(!format.is_table(raw, level), "is_table() is what kind() says");
     assert_eq!(format.may_write(raw, level), leaf.may_write);
 
     let with_write = |write| Permissions { write, ..leaf.permissions };
@@ -65,6 +117,10 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     assert_eq!(format.decode(writable, level), expected, "made_writable() sets write and accessed, nothing else");
     let accessed = format.made_accessed(raw, level);
     assert_eq!(format.decode(accessed, level), Leaf { accessed: true, ..leaf });
+    let old = format.made_old(raw, level);
+    assert_eq!(format.decode(old, level), Leaf { accessed: false, ..leaf }, "made_old() takes accessed, nothing else");
+    assert_eq!(format.made_accessed(old, level), accessed, "and it can be given back");
+    assert_eq!(format.kind(old, level), Kind::Leaf, "a leaf that is not accessed is one");
     let protected = format.write_protected(raw, level);
     assert_eq!(format.decode(protected, level), Leaf { permissions: with_write(false), ..leaf });
     let revoked = format.write_revoked(raw, level);
@@ -73,7 +129,9 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     assert_eq!(format.change(raw, raw, level), Change::Free, "no change needs nothing");
     assert_eq!(format.change(raw, writable, level), Change::Free, "relaxing needs nothing");
     let expected = if leaf.permissions.write { Change::Flush } else { Change::Free };
-    assert_eq!(format.change(raw, protected, level), expected, "withholding a permission needs a flush");
+    if leaf.accessed {
+        assert_eq!(format.change(raw, protected, level), expected, "withholding a permission needs a flush");
+    }
     let moved =
         Leaf { hpa: Hpa::new(leaf.hpa.get() ^ format.geometry().size(format.geometry().largest_leaf())), ..leaf };
     assert_ne!(format.change(raw, format.leaf(moved, level), level), Change::Free, "another frame is never free");
@@ -82,13 +140,14 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Arm64, Fake};
+    use crate::format::{Arm64, Ept, Fake};
 
     #[test]
     fn every_format_keeps_the_contract() {
         for bits in 32..=48 {
             check(Arm64::new(bits).unwrap(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
         }
+        check(Ept::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
         for levels in 2..=4 {
             check(Fake::new(levels), &[0, 1 << 20, 0x7f << 20]);
         }

@@ -19,7 +19,12 @@ const MAY_WRITE: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 5;
 const MEMORY_SHIFT: u32 = 6;
 const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+/// In a table entry: annotations lie below.
+const KEPT: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
+
+const ANNOTATED: u64 = 1 << 5;
+const ANNOTATION_SHIFT: u32 = 12;
 
 /// The fake format: 4 KiB pages, four entries a table, two to four levels, every level's leaves allowed below the root.
 ///
@@ -50,6 +55,12 @@ impl Fake {
         assert!(raw & TAG == VALID | u64::from(level.get()), "entry {raw:#x} was not made for {level}");
         raw >> Self::shift(level)
     }
+
+    /// The body of a leaf; nothing of a word in another state.
+    fn leaf_body(raw: u64, level: Level) -> u64 {
+        let body = if raw & VALID == 0 { 0 } else { Self::body(raw, level) };
+        if body & LEAF == 0 { 0 } else { body }
+    }
 }
 
 impl Format for Fake {
@@ -57,6 +68,7 @@ impl Format for Fake {
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 2 | 1 << 4;
+    const ANNOTATION_BITS: u32 = 16;
     const SHARDS: usize = 2;
     const REMEMBERED: usize = 2;
 
@@ -79,6 +91,22 @@ impl Format for Fake {
         }
     }
 
+    fn annotation(&self, annotation: u64) -> u64 {
+        (annotation & 0xffff) << ANNOTATION_SHIFT | ANNOTATED
+    }
+
+    fn annotated(&self, raw: u64) -> u64 {
+        raw >> ANNOTATION_SHIFT
+    }
+
+    fn kept(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) | KEPT, level)
+    }
+
+    fn is_kept(&self, raw: u64, level: Level) -> bool {
+        Self::body(raw, level) & KEPT != 0
+    }
+
     fn table(&self, table: Hpa, level: Level) -> u64 {
         Self::word(table.get() & ADDRESS, level)
     }
@@ -98,7 +126,7 @@ impl Format for Fake {
             | LEAF
             | bit(leaf.permissions.read, READ)
             | bit(leaf.permissions.write, WRITE)
-            | bit(leaf.permissions.execute, EXECUTE)
+            | bit(leaf.permissions.execute && leaf.memory == MemoryType::Normal, EXECUTE)
             | bit(leaf.may_write, MAY_WRITE)
             | bit(leaf.accessed, ACCESSED)
             | memory << MEMORY_SHIFT;
@@ -126,15 +154,15 @@ impl Format for Fake {
             Access::Write => WRITE | ACCESSED,
             Access::Execute => EXECUTE | ACCESSED,
         };
-        Self::body(raw, level) & needed == needed
+        Self::leaf_body(raw, level) & needed == needed
     }
 
     fn is_writable(&self, raw: u64, level: Level) -> bool {
-        Self::body(raw, level) & WRITE != 0
+        Self::leaf_body(raw, level) & WRITE != 0
     }
 
     fn may_write(&self, raw: u64, level: Level) -> bool {
-        Self::body(raw, level) & MAY_WRITE != 0
+        Self::leaf_body(raw, level) & MAY_WRITE != 0
     }
 
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
@@ -143,6 +171,10 @@ impl Format for Fake {
 
     fn made_accessed(&self, raw: u64, level: Level) -> u64 {
         Self::word(Self::body(raw, level) | ACCESSED, level)
+    }
+
+    fn made_old(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) & !ACCESSED, level)
     }
 
     fn write_protected(&self, raw: u64, level: Level) -> u64 {

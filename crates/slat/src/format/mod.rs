@@ -3,11 +3,13 @@
 //! A format reads no memory, knows no atomics and contains no `unsafe`. [`exemplar`] documents the contract in code.
 
 mod arm64;
+mod ept;
 pub mod exemplar;
 mod fake;
 mod geometry;
 
 pub use arm64::{Arm64, Arm64Error};
+pub use ept::Ept;
 pub use fake::Fake;
 pub use geometry::Geometry;
 
@@ -16,8 +18,10 @@ use crate::host::{Access, MemoryType, Permissions, Trust};
 
 /// An entry format of one architecture's second stage, with its run-time configuration (address size, features).
 ///
-/// A format's words have these states: *empty* (the word 0), *locked*, *frozen*, *table* and *leaf*. To the hardware the
-/// first three must be invalid, and the three must differ in a bit that no valid entry's decoding depends on.
+/// A format's words have these states: *empty* (the word 0, or an annotation), *locked*, *frozen*, *table* and *leaf*. To
+/// the hardware the first three must be invalid. Functions that ask one thing of a word ([`is_table`](Self::is_table),
+/// [`permits`](Self::permits), [`is_writable`](Self::is_writable), [`may_write`](Self::may_write)) take any word and say
+/// `false` of one in another state, so that a hot path asks nothing else.
 pub trait Format: Copy + Send + Sync + 'static {
     /// The format's name, as commands take it: lower case, words joined by `-`.
     const NAME: &'static str;
@@ -29,6 +33,8 @@ pub trait Format: Copy + Send + Sync + 'static {
     const FROZEN: u64;
     /// Into how many counters the regions of invalidations are folded; a power of two.
     const SHARDS: usize = 64;
+    /// Bits that an annotation can have.
+    const ANNOTATION_BITS: u32;
     /// How many of its last events each shard remembers, so that a fault retries on overlap only; a power of two.
     const REMEMBERED: usize = 16;
 
@@ -41,26 +47,48 @@ pub trait Format: Copy + Send + Sync + 'static {
     /// The state of a word that was read at `level`.
     fn kind(&self, raw: u64, level: Level) -> Kind;
 
+    /// Whether a word read at `level` points to a table: [`kind`](Self::kind) says [`Kind::Table`].
+    #[inline(always)]
+    fn is_table(&self, raw: u64, level: Level) -> bool {
+        self.kind(raw, level) == Kind::Table
+    }
+
+    /// The empty entry that carries `annotation`, of at most [`ANNOTATION_BITS`](Self::ANNOTATION_BITS) bits. Not 0,
+    /// whatever the annotation.
+    fn annotation(&self, annotation: u64) -> u64;
+
+    /// The annotation that a [`Kind::Empty`] word other than 0 carries.
+    fn annotated(&self, raw: u64) -> u64;
+
+    /// The [`Kind::Table`] word with the software bit that says that annotations lie below.
+    fn kept(&self, raw: u64, level: Level) -> u64;
+
+    /// Whether a [`Kind::Table`] word says that annotations lie below.
+    fn is_kept(&self, raw: u64, level: Level) -> bool;
+
     /// The entry that points to the table at `table`, from `level` (never the page level).
     fn table(&self, table: Hpa, level: Level) -> u64;
 
     /// The table that a [`Kind::Table`] entry read at `level` points to.
     fn table_address(&self, raw: u64, level: Level) -> Hpa;
 
-    /// The leaf that maps `leaf` at `level`.
+    /// The leaf that maps `leaf` at `level`. Allows nothing that `leaf` does not, and less where the architecture cannot
+    /// express it or must not grant it (execution of memory that is not [`MemoryType::Normal`]); permissions that include
+    /// reading are granted in full for normal memory.
     fn leaf(&self, leaf: Leaf, level: Level) -> u64;
 
     /// What a [`Kind::Leaf`] word read at `level` says.
     fn decode(&self, raw: u64, level: Level) -> Leaf;
 
-    /// Whether hardware performs `access` through a [`Kind::Leaf`] word read at `level` without a fault, the accessed
+    /// Whether the word read at `level` is a leaf through which hardware performs `access` without a fault, the accessed
     /// flag included.
     fn permits(&self, raw: u64, level: Level, access: Access) -> bool;
 
-    /// Whether the hardware may write through a [`Kind::Leaf`] word read at `level`.
+    /// Whether the word read at `level` is a leaf through which hardware may write. A leaf that is not accessed may say
+    /// either.
     fn is_writable(&self, raw: u64, level: Level) -> bool;
 
-    /// Whether a [`Kind::Leaf`] word read at `level` may be made writable again: slot and host allow it, only the
+    /// Whether the word read at `level` is a leaf that may be made writable again: slot and host allow it, only the
     /// dirty log withholds it.
     fn may_write(&self, raw: u64, level: Level) -> bool;
 
@@ -69,6 +97,9 @@ pub trait Format: Copy + Send + Sync + 'static {
 
     /// The leaf word made accessed.
     fn made_accessed(&self, raw: u64, level: Level) -> u64;
+
+    /// The leaf word made not accessed: the next access faults, or hardware notes it.
+    fn made_old(&self, raw: u64, level: Level) -> u64;
 
     /// The leaf word with write permission withheld; `may_write` stays as it is.
     fn write_protected(&self, raw: u64, level: Level) -> u64;
