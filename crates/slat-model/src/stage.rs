@@ -292,7 +292,7 @@ impl<T: Tool> Guest<T> {
             let outcome = self.fault(page, access);
             last = Some(outcome);
             match outcome {
-                Outcome::NeedTables(tables) => self.top_up(tables),
+                Outcome::NeedTables(tables) => self.top_up(tables.into()),
                 Outcome::Retry => T::yield_now(),
                 Outcome::Mapped { .. } | Outcome::Relaxed { .. } | Outcome::Accessed { .. } | Outcome::Spurious => {}
                 _ => break,

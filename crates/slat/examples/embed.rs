@@ -136,7 +136,7 @@ fn main() {
 fn fault(vcpu: &mut Vcpu<&Vm<Embedder, Arm64>>, gpa: Gpa, access: Access) {
     loop {
         match vcpu.fault(gpa, access) {
-            Outcome::NeedTables(tables) => vcpu.top_up(tables).expect("memory for tables"),
+            Outcome::NeedTables(tables) => vcpu.top_up(tables.into()).expect("memory for tables"),
             Outcome::Retry => continue,
             outcome => return println!("{access:?} of {gpa}: {outcome:?}"),
         }

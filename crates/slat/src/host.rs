@@ -99,11 +99,19 @@ pub struct Run {
     /// The largest leaf that may map this memory. Blocks larger than the host's own pages get more pages invalidated
     /// than the host meant to.
     pub largest: Level,
-    /// What the host itself allows the guest to do. `write` false asks for another fault before the first write
+    /// What the host itself allows the guest to do. Without writing it asks for another fault before the first write
     /// (copy on write).
     pub permissions: Permissions,
     /// How the memory is to be accessed.
     pub memory: MemoryType,
+}
+
+impl Run {
+    /// Whether this is normal memory with all permissions.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.permissions == Permissions::ALL && self.memory == MemoryType::Normal
+    }
 }
 
 /// TLB maintenance for this VM. The embedder knows the VM's VMID and roots, and on which CPUs they may be loaded.
@@ -209,46 +217,83 @@ pub enum Access {
     Execute,
 }
 
-/// What is allowed.
+/// What is allowed: any of reading data, writing data and fetching instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Permissions {
-    /// Data may be read.
-    pub read: bool,
-    /// Data may be written.
-    pub write: bool,
-    /// Instructions may be fetched.
-    pub execute: bool,
-}
+pub struct Permissions(u8); // one byte, so that a fault compares them at once
 
 impl Permissions {
+    const READ_BIT: u8 = 1 << 0;
+    const WRITE_BIT: u8 = 1 << 1;
+    const EXECUTE_BIT: u8 = 1 << 2;
+
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Reading.
+    pub const READ: Self = Self(Self::READ_BIT);
     /// Everything.
-    pub const ALL: Self = Self { read: true, write: true, execute: true };
+    pub const ALL: Self = Self(Self::READ_BIT | Self::WRITE_BIT | Self::EXECUTE_BIT);
     /// Reading and fetching.
-    pub const READ_EXECUTE: Self = Self { read: true, write: false, execute: true };
+    pub const READ_EXECUTE: Self = Self(Self::READ_BIT | Self::EXECUTE_BIT);
     /// Reading and writing.
-    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
+    pub const READ_WRITE: Self = Self(Self::READ_BIT | Self::WRITE_BIT);
+
+    /// These.
+    #[inline(always)]
+    pub const fn new(read: bool, write: bool, execute: bool) -> Self {
+        Self(read as u8 | (write as u8) << 1 | (execute as u8) << 2)
+    }
+
+    /// Whether data may be read.
+    #[inline(always)]
+    pub const fn read(self) -> bool {
+        self.0 & Self::READ_BIT != 0
+    }
+
+    /// Whether data may be written.
+    #[inline(always)]
+    pub const fn write(self) -> bool {
+        self.0 & Self::WRITE_BIT != 0
+    }
+
+    /// Whether instructions may be fetched.
+    #[inline(always)]
+    pub const fn execute(self) -> bool {
+        self.0 & Self::EXECUTE_BIT != 0
+    }
+
+    /// The same with or without writing.
+    #[inline(always)]
+    pub const fn with_write(self, write: bool) -> Self {
+        Self(self.0 & !Self::WRITE_BIT | (write as u8) << 1)
+    }
+
+    /// The same with or without fetching.
+    #[inline(always)]
+    pub const fn with_execute(self, execute: bool) -> Self {
+        Self(self.0 & !Self::EXECUTE_BIT | (execute as u8) << 2)
+    }
 
     /// Whether `access` is among them.
-    #[inline]
+    #[inline(always)]
     pub const fn allow(self, access: Access) -> bool {
         match access {
-            Access::Read => self.read,
-            Access::Write => self.write,
-            Access::Execute => self.execute,
+            Access::Read => self.read(),
+            Access::Write => self.write(),
+            Access::Execute => self.execute(),
         }
     }
 
     /// What both allow.
-    #[inline]
+    #[inline(always)]
     pub const fn and(self, other: Self) -> Self {
-        Self { read: self.read && other.read, write: self.write && other.write, execute: self.execute && other.execute }
+        Self(self.0 & other.0)
     }
 }
 
 impl fmt::Debug for Permissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = |on, letter| if on { letter } else { '-' };
-        write!(f, "{}{}{}", letter(self.read, 'r'), letter(self.write, 'w'), letter(self.execute, 'x'))
+        write!(f, "{}{}{}", letter(self.read(), 'r'), letter(self.write(), 'w'), letter(self.execute(), 'x'))
     }
 }
 

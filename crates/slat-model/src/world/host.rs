@@ -70,7 +70,7 @@ impl<T: Tool> Backing for Host<T> {
             guest: pages(first, end),
             hpa: Frame { generation, page: first }.hpa(),
             largest: Level::new(u8::from(kind == Kind::Blocks)),
-            permissions: Permissions { write, ..Permissions::ALL },
+            permissions: Permissions::ALL.with_write(write),
             memory: MemoryType::Normal,
         })
     }

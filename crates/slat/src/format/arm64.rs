@@ -154,9 +154,9 @@ impl Format for Arm64 {
             | VALID
             | bit(level == Level::PAGE, TABLE_OR_PAGE)
             | memory << MEM_ATTR_SHIFT
-            | bit(permissions.read, S2AP_READ)
-            | bit(permissions.write, S2AP_WRITE)
-            | bit(!permissions.execute || leaf.memory != MemoryType::Normal, EXECUTE_NEVER)
+            | bit(permissions.read(), S2AP_READ)
+            | bit(permissions.write(), S2AP_WRITE)
+            | bit(!permissions.execute() || leaf.memory != MemoryType::Normal, EXECUTE_NEVER)
             | bit(leaf.memory != MemoryType::Device, SH_INNER)
             | bit(leaf.accessed, ACCESS_FLAG)
             | bit(leaf.may_write, MAY_WRITE)
@@ -171,11 +171,7 @@ impl Format for Arm64 {
         };
         Leaf {
             hpa: Hpa::new(raw & ADDRESS).align_down(self.geometry().size(level)),
-            permissions: Permissions {
-                read: raw & S2AP_READ != 0,
-                write: raw & S2AP_WRITE != 0,
-                execute: raw & EXECUTE_NEVER == 0,
-            },
+            permissions: Permissions::new(raw & S2AP_READ != 0, raw & S2AP_WRITE != 0, raw & EXECUTE_NEVER == 0),
             may_write: raw & MAY_WRITE != 0,
             memory,
             accessed: raw & ACCESS_FLAG != 0,

@@ -123,7 +123,7 @@ impl Format for Ept {
     #[inline(always)]
     fn leaf(&self, leaf: Leaf, _level: Level) -> u64 {
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
-        let Permissions { read, write, execute } = leaf.permissions;
+        let (read, write, execute) = (leaf.permissions.read(), leaf.permissions.write(), leaf.permissions.execute());
         let memory = match leaf.memory {
             MemoryType::Normal => WRITE_BACK,
             MemoryType::NonCacheable => WRITE_COMBINING,
@@ -148,11 +148,11 @@ impl Format for Ept {
         };
         Leaf {
             hpa: Hpa::new(raw & ADDRESS).align_down(self.geometry().size(level)),
-            permissions: Permissions {
-                read: permissions & READ != 0,
-                write: permissions & WRITE != 0,
-                execute: permissions & EXECUTE != 0,
-            },
+            permissions: Permissions::new(
+                permissions & READ != 0,
+                permissions & WRITE != 0,
+                permissions & EXECUTE != 0,
+            ),
             may_write: raw & MAY_WRITE != 0,
             memory,
             accessed: raw & OLD == 0,

@@ -73,7 +73,7 @@ fn leaves<F: Format>(format: F, hpa: Hpa, level: Level) {
     for bits in 0..64u32 {
         let on = |bit: u32| bits & 1 << bit != 0;
         for memory in [MemoryType::Normal, MemoryType::NonCacheable, MemoryType::Device] {
-            let permissions = Permissions { read: on(0), write: on(1), execute: on(2) };
+            let permissions = Permissions::new(on(0), on(1), on(2));
             let leaf = Leaf { hpa, permissions, may_write: on(3), memory, accessed: on(4) };
             if let Some(granted) = granted(format, leaf, level) {
                 one_leaf(format, granted, level);
@@ -88,10 +88,10 @@ fn granted<F: Format>(format: F, asked: Leaf, level: Level) -> Option<Leaf> {
     let granted = format.decode(format.leaf(asked, level), level);
     assert_eq!(granted.permissions.and(asked.permissions), granted.permissions, "no permission that was not asked for");
     assert!(asked.may_write || !granted.may_write, "no writing that was not asked for");
-    let executable = asked.permissions.execute && asked.memory == MemoryType::Normal;
-    assert!(executable || !granted.permissions.execute, "memory that is not normal is not executed");
-    let permissions = Permissions { execute: executable, ..asked.permissions };
-    asked.permissions.read.then(|| {
+    let executable = asked.permissions.execute() && asked.memory == MemoryType::Normal;
+    assert!(executable || !granted.permissions.execute(), "memory that is not normal is not executed");
+    let permissions = asked.permissions.with_execute(executable);
+    asked.permissions.read().then(|| {
         assert_eq!(granted, Leaf { permissions, ..asked }, "what can be read comes back as it went in");
         granted
     })
@@ -106,12 +106,12 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
         assert_eq!(format.permits(raw, level, access), expected, "permits() is the decoded permission and accessed");
     }
     if leaf.accessed {
-        assert_eq!(format.is_writable(raw, level), leaf.permissions.write);
+        assert_eq!(format.is_writable(raw, level), leaf.permissions.write());
     }
     assert!(!format.is_table(raw, level), "is_table() is what kind() says");
     assert_eq!(format.may_write(raw, level), leaf.may_write);
 
-    let with_write = |write| Permissions { write, ..leaf.permissions };
+    let with_write = |write| leaf.permissions.with_write(write);
     let writable = format.made_writable(raw, level);
     let expected = Leaf { permissions: with_write(true), accessed: true, ..leaf };
     assert_eq!(format.decode(writable, level), expected, "made_writable() sets write and accessed, nothing else");
@@ -128,7 +128,7 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
 
     assert_eq!(format.change(raw, raw, level), Change::Free, "no change needs nothing");
     assert_eq!(format.change(raw, writable, level), Change::Free, "relaxing needs nothing");
-    let expected = if leaf.permissions.write { Change::Flush } else { Change::Free };
+    let expected = if leaf.permissions.write() { Change::Flush } else { Change::Free };
     if leaf.accessed {
         assert_eq!(format.change(raw, protected, level), expected, "withholding a permission needs a flush");
     }

@@ -124,9 +124,9 @@ impl Format for Fake {
         };
         let body = (leaf.hpa.get() & ADDRESS)
             | LEAF
-            | bit(leaf.permissions.read, READ)
-            | bit(leaf.permissions.write, WRITE)
-            | bit(leaf.permissions.execute && leaf.memory == MemoryType::Normal, EXECUTE)
+            | bit(leaf.permissions.read(), READ)
+            | bit(leaf.permissions.write(), WRITE)
+            | bit(leaf.permissions.execute() && leaf.memory == MemoryType::Normal, EXECUTE)
             | bit(leaf.may_write, MAY_WRITE)
             | bit(leaf.accessed, ACCESSED)
             | memory << MEMORY_SHIFT;
@@ -137,7 +137,7 @@ impl Format for Fake {
         let body = Self::body(raw, level);
         Leaf {
             hpa: Hpa::new(body & ADDRESS),
-            permissions: Permissions { read: body & READ != 0, write: body & WRITE != 0, execute: body & EXECUTE != 0 },
+            permissions: Permissions::new(body & READ != 0, body & WRITE != 0, body & EXECUTE != 0),
             may_write: body & MAY_WRITE != 0,
             memory: match (body & MEMORY) >> MEMORY_SHIFT {
                 0 => MemoryType::Normal,

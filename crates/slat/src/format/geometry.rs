@@ -130,13 +130,7 @@ impl Geometry {
     /// The index in the root of the entry that covers `gpa`, an address inside [`address_space`](Self::address_space).
     #[inline(always)]
     pub const fn root_index(&self, gpa: Gpa) -> usize {
-        self.root_index_at(gpa, self.root)
-    }
-
-    /// As [`root_index`](Self::root_index), where the caller knows the root's level as a constant.
-    #[inline(always)]
-    pub(crate) const fn root_index_at(&self, gpa: Gpa, root: Level) -> usize {
-        (gpa.get() >> self.shift(root)) as usize & (self.root_entries() - 1)
+        (gpa.get() >> self.shift(self.root)) as usize & (self.root_entries() - 1)
     }
 
     /// The guest addresses that an entry of `level` around `gpa` covers.

@@ -29,6 +29,27 @@ pub(crate) fn vec_with<T>(len: usize, mut make: impl FnMut() -> T) -> Result<Vec
     Ok(vec)
 }
 
+/// A power of two of elements, into which every number is folded.
+pub(crate) struct Folded<T> {
+    items: Vec<T>,
+    mask: usize,
+}
+
+impl<T> Folded<T> {
+    /// `len` elements, a power of two, made by `make`.
+    pub(crate) fn new(len: usize, make: impl FnMut() -> T) -> Result<Self, OutOfMemory> {
+        assert!(len.is_power_of_two(), "numbers fold into a power of two");
+        Ok(Self { items: vec_with(len, make)?, mask: len - 1 })
+    }
+
+    /// The element of `number`.
+    #[inline(always)]
+    pub(crate) fn at(&self, number: usize) -> &T {
+        // SAFETY: the mask is one less than the number of elements, and neither changes.
+        unsafe { self.items.get_unchecked(number & self.mask) }
+    }
+}
+
 /// `Box::new` that can fail.
 pub(crate) fn try_box<T>(value: T) -> Result<Box<T>, OutOfMemory> {
     let layout = Layout::new::<T>();

@@ -3,25 +3,29 @@
 //! Every handle owns a [`Record`] and marks it while it stands inside the engine (a [`Section`]). Memory that was made
 //! unreachable is freed when every section that could have seen it is over. A vCPU that runs its guest is outside.
 //!
-//! The epochs: a section notes the domain's epoch when it begins. The epoch moves from `e` to `e + 1` only when no
-//! section that began under another epoch than `e` is running. What was unlinked, and tagged with the epoch read after
-//! a full fence, is free at tag + 2. `ARCHITECTURE.md`, "Grace periods", has the argument.
+//! The epochs: a section notes the domain's epoch when it begins. The epoch moves from one to the next only when no
+//! section that began under another epoch is running. What was unlinked, and tagged with the epoch read after a full
+//! fence, is free two epochs later. `ARCHITECTURE.md`, "Grace periods", has the argument.
 
 mod boxes;
+mod lines;
 mod published;
 mod subtree;
 mod try_lock;
 
 pub use boxes::OutOfMemory;
-pub(crate) use boxes::{Shared, vec_with};
+pub(crate) use boxes::{Folded, Shared, vec_with};
+pub(crate) use lines::Lines;
 pub(crate) use published::{Published, Retired};
 pub(crate) use subtree::{Limbo, Subtree, drain_exclusive, take_apart_now};
 pub(crate) use try_lock::{TryLock, TryLockGuard};
 
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
+use core::ptr::NonNull;
 
 use crate::sync::{Atomics, Ordering, Padded, Word};
+use crate::table::Tally;
 
 /// A point in the sequence of grace periods.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -29,17 +33,23 @@ pub(crate) struct Epoch(u64);
 
 /// The readers of one VM, and the epoch they agree on.
 pub(crate) struct Domain<A: Atomics> {
+    /// An odd number, so that a section that notes it is not 0; it moves by [`STEP`].
     epoch: Padded<A::Word>,
     records: Vec<Padded<Record<A>>>,
 }
+
+/// From one epoch to the next.
+const STEP: u64 = 2;
 
 const FREE: u64 = 0;
 const OWNED: u64 = 1;
 const BORROWED: u64 = 2;
 
 struct Record<A: Atomics> {
-    /// 0 outside; inside, the epoch noted, shifted up by one, and bit 0.
+    /// 0 outside; inside, the epoch noted.
     section: A::Word,
+    /// What the owner counts.
+    tally: Tally<A>,
     /// [`FREE`], [`OWNED`] by a [`Reader`], or [`BORROWED`] for a while by one who empties its limbo.
     claimed: A::Word,
     /// What the last owner left in the limbo: nothing to borrow the record for while it is 0.
@@ -53,22 +63,37 @@ struct Record<A: Atomics> {
 // ordered. The words are atomics.
 unsafe impl<A: Atomics> Sync for Record<A> {}
 
-/// The right to use one record: one per handle.
-#[derive(Debug)]
-pub(crate) struct Reader {
-    index: usize,
+/// The right to use one record: one per handle, which keeps it together with the VM whose domain gave it.
+pub(crate) struct Reader<A: Atomics> {
+    record: NonNull<Record<A>>,
 }
 
-impl Reader {
-    /// The record's number in the domain.
-    pub(crate) fn index(&self) -> usize {
-        self.index
+// SAFETY: it is a reference to a record, which is `Sync`, without the lifetime.
+unsafe impl<A: Atomics> Send for Reader<A> {}
+// SAFETY: as above.
+unsafe impl<A: Atomics> Sync for Reader<A> {}
+
+impl<A: Atomics> Reader<A> {
+    #[inline(always)]
+    fn record<'a>(&self, domain: &'a Domain<A>) -> &'a Record<A> {
+        debug_assert!(domain.records.iter().any(|record| core::ptr::eq(&record.0, self.record.as_ptr())));
+        // SAFETY: the record lies in the domain's vector, which is never resized, and a reader is used with the domain
+        // that gave it and no other: a handle keeps both, and its reference cannot name another VM (`VmRef` is sealed).
+        unsafe { self.record.as_ref() }
     }
 }
 
 /// Proof of standing inside: what was reachable when the section began, or since, stays allocated until it is dropped.
 pub(crate) struct Section<'a, A: Atomics> {
     record: &'a Record<A>,
+}
+
+impl<'a, A: Atomics> Section<'a, A> {
+    /// What the section's owner counts in.
+    #[inline(always)]
+    pub(crate) fn tally(&self) -> &'a Tally<A> {
+        &self.record.tally
+    }
 }
 
 impl<A: Atomics> Drop for Section<'_, A> {
@@ -85,16 +110,17 @@ impl<A: Atomics> Domain<A> {
         let record = || {
             Padded(Record {
                 section: A::Word::new(0),
+                tally: Tally::new(),
                 claimed: A::Word::new(FREE),
                 left: A::Word::new(0),
                 limbo: UnsafeCell::new(Limbo::new()),
             })
         };
-        Ok(Self { epoch: Padded(A::Word::new(0)), records: vec_with(readers, record)? })
+        Ok(Self { epoch: Padded(A::Word::new(1)), records: vec_with(readers, record)? })
     }
 
     /// Claims a record; `None` when all are taken. One that is only borrowed is waited for: its borrower is at work.
-    pub(crate) fn join(&self) -> Option<Reader> {
+    pub(crate) fn join(&self) -> Option<Reader<A>> {
         loop {
             if let Some(reader) = (0..self.records.len()).find_map(|index| self.claim(index, OWNED)) {
                 return Some(reader);
@@ -107,24 +133,25 @@ impl<A: Atomics> Domain<A> {
         }
     }
 
-    fn claim(&self, index: usize, state: u64) -> Option<Reader> {
-        let claimed = &self.records[index].claimed;
+    fn claim(&self, index: usize, state: u64) -> Option<Reader<A>> {
+        let record = &self.records[index].0;
+        let claimed = &record.claimed;
         let free = claimed.load(Ordering::Relaxed) == FREE
             // Acquire: pairs with the Release in `leave`, for the limbo that the former owner left.
             && claimed.compare_exchange(FREE, state, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        free.then_some(Reader { index })
+        free.then(|| Reader { record: NonNull::from(record) })
     }
 
     /// Gives the record back; the reader is not used any more.
-    pub(crate) fn leave(&self, reader: &mut Reader) {
+    pub(crate) fn leave(&self, reader: &mut Reader<A>) {
         let left = self.limbo(reader).len() as u64;
-        let record = &self.records[reader.index];
+        let record = reader.record(self);
         record.left.store(left, Ordering::Relaxed);
         record.claimed.store(FREE, Ordering::Release);
     }
 
     /// Calls `work` with every record that no handle owns and whose last owner left something.
-    pub(crate) fn for_each_abandoned(&self, mut work: impl FnMut(&mut Reader)) {
+    pub(crate) fn for_each_abandoned(&self, mut work: impl FnMut(&mut Reader<A>)) {
         for index in 0..self.records.len() {
             if self.records[index].left.load(Ordering::Relaxed) == 0 {
                 continue;
@@ -138,20 +165,31 @@ impl<A: Atomics> Domain<A> {
 
     /// Begins a section. One per reader at a time, which the borrow of the reader enforces.
     #[inline(always)]
-    pub(crate) fn enter<'a>(&'a self, reader: &'a mut Reader) -> Section<'a, A> {
-        let record = &self.records[reader.index].0;
+    pub(crate) fn enter<'a>(&'a self, reader: &'a mut Reader<A>) -> Section<'a, A> {
+        let record = reader.record(self);
         let epoch = self.epoch.load(Ordering::Relaxed);
         // An exchange rather than a store: on x86 it is the full barrier that the fence then need not be.
-        record.section.swap(epoch << 1 | 1, Ordering::AcqRel);
+        record.section.swap(epoch, Ordering::AcqRel);
         // Either a scan in `advance` sees this section, or this section sees all that was unlinked before that scan.
         A::full_fence_after_rmw();
         Section { record }
     }
 
+    /// What this reader counts in.
+    #[inline(always)]
+    pub(crate) fn tally(&self, reader: &Reader<A>) -> &Tally<A> {
+        &reader.record(self).tally
+    }
+
+    /// What all readers count in, and those that are gone counted in.
+    pub(crate) fn tallies(&self) -> impl Iterator<Item = &Tally<A>> {
+        self.records.iter().map(|record| &record.tally)
+    }
+
     /// What this reader unlinked and has not yet freed.
-    pub(crate) fn limbo<'a>(&'a self, reader: &'a mut Reader) -> &'a mut Limbo {
+    pub(crate) fn limbo<'a>(&'a self, reader: &'a mut Reader<A>) -> &'a mut Limbo {
         // SAFETY: the exclusive borrow of the record's only `Reader` (see `Sync` above) covers the result's lifetime.
-        unsafe { &mut *self.records[reader.index].limbo.get() }
+        unsafe { &mut *reader.record(self).limbo.get() }
     }
 
     /// All limbos, for a VM that nobody else uses any more.
@@ -169,7 +207,7 @@ impl<A: Atomics> Domain<A> {
     /// Whether every section that could have seen what was tagged is over. Moves the epoch on where it can; waits for
     /// nobody.
     pub(crate) fn is_over(&self, tag: Epoch) -> bool {
-        while self.epoch.load(Ordering::Acquire) < tag.0 + 2 {
+        while self.epoch.load(Ordering::Acquire) < tag.0 + 2 * STEP {
             if !self.advance() {
                 return false;
             }
@@ -181,17 +219,16 @@ impl<A: Atomics> Domain<A> {
         let epoch = self.epoch.load(Ordering::Relaxed);
         // Pairs with the fence in `enter`: a section that this scan does not see will see what was unlinked.
         A::full_fence();
-        let current = epoch << 1 | 1;
         for record in &self.records {
             let section = record.section.load(Ordering::Relaxed);
-            if section != 0 && section != current {
+            if section != 0 && section != epoch {
                 return false;
             }
         }
         // The sections that were seen to be over happen before what is freed now.
         A::acquire_fence();
         // Failure means that another thread moved the epoch: just as good.
-        let _ = self.epoch.compare_exchange(epoch, epoch + 1, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.epoch.compare_exchange(epoch, epoch + STEP, Ordering::AcqRel, Ordering::Relaxed);
         true
     }
 }

@@ -86,7 +86,7 @@ impl<A: Atomics> Domain<A> {
     /// entries visited. Outside of any section.
     pub(crate) fn reclaim<H, F>(
         &self,
-        reader: &mut Reader,
+        reader: &mut Reader<A>,
         memory: (&H, F),
         tally: &Tally<A>,
         cache: &mut Cache,

@@ -14,14 +14,12 @@ pub(crate) use selection::{All, Marked, Selection};
 pub(crate) use shard::{Shards, Ticket, TooManyOpen};
 pub(crate) use split::Split;
 
-use alloc::vec::Vec;
-
 use crate::addr::{Gpa, GpaRange, Level};
-use crate::format::{Format, Geometry, Kind};
+use crate::format::{Format, Geometry};
 use crate::host::Host;
-use crate::reclaim::{Domain, OutOfMemory, Reader, Section, vec_with};
-use crate::sync::Padded;
-use crate::table::{Cache, Counts, Position, Root, Tally};
+use crate::reclaim::{Domain, OutOfMemory, Reader, Section};
+use crate::sync::{Atomics, Padded};
+use crate::table::{Cache, Counts, Entry, Position, Root, Tally};
 use crate::tlb::Gather;
 
 /// A tree, those who may work on it, and what orders them.
@@ -31,8 +29,12 @@ pub(crate) struct Space<H: Host, F: Format> {
     pub(crate) root: Padded<Root<H>>,
     pub(crate) shards: Shards<H::Atomics>,
     pub(crate) domain: Domain<H::Atomics>,
-    /// One per record of the domain; the last one belongs to the space itself.
-    tallies: Vec<Padded<Tally<H::Atomics>>>,
+    /// The first address past the guest physical address space.
+    pub(crate) end: Gpa,
+    /// The same if the root is one table of level 3, else 0: one comparison finds both out.
+    end_of_four_levels: Gpa,
+    /// Counts what belongs to no handle.
+    own_tally: Tally<H::Atomics>,
     /// Flushes of more bytes than this become flushes of everything.
     flush_threshold: u64,
 }
@@ -43,9 +45,19 @@ impl<H: Host, F: Format> Space<H, F> {
         let geometry = format.geometry();
         let domain = Domain::new(members)?;
         let shards = Shards::new::<F>(geometry)?;
-        let tallies = vec_with(members + 1, || Padded(Tally::new()))?;
         let root = host.allocate(geometry.root_tables()).ok_or(OutOfMemory)?;
-        let space = Self { host, format, root: Padded(Root::new(root)), shards, domain, tallies, flush_threshold };
+        let has_four_levels = geometry.root_level() == Level::new(3) && geometry.root_tables() == 1;
+        let space = Self {
+            host,
+            format,
+            root: Padded(Root::new(root)),
+            shards,
+            domain,
+            end: geometry.address_space().end(),
+            end_of_four_levels: if has_four_levels { geometry.address_space().end() } else { Gpa::new(0) },
+            own_tally: Tally::new(),
+            flush_threshold,
+        };
         space.own_tally().allocated(geometry.root_tables());
         Ok(space)
     }
@@ -55,20 +67,19 @@ impl<H: Host, F: Format> Space<H, F> {
     }
 
     #[inline(always)]
-    pub(crate) fn tally(&self, reader: &Reader) -> &Tally<H::Atomics> {
-        &self.tallies[reader.index()]
+    pub(crate) fn tally(&self, reader: &Reader<H::Atomics>) -> &Tally<H::Atomics> {
+        self.domain.tally(reader)
     }
 
     /// The tally of what belongs to no handle. One thread at a time: creation and destruction.
     pub(crate) fn own_tally(&self) -> &Tally<H::Atomics> {
-        &self.tallies[self.tallies.len() - 1]
+        &self.own_tally
     }
 
     pub(crate) fn counts(&self) -> Counts {
         let mut sum = Counts::default();
-        for tally in &self.tallies {
-            tally.add_to(&mut sum);
-        }
+        self.own_tally.add_to(&mut sum);
+        self.domain.tallies().for_each(|tally| tally.add_to(&mut sum));
         sum
     }
 
@@ -78,8 +89,8 @@ impl<H: Host, F: Format> Space<H, F> {
 }
 
 /// One handle's means: its place in the domain, and its tables.
-pub(crate) struct Member {
-    pub(crate) reader: Reader,
+pub(crate) struct Member<A: Atomics> {
+    pub(crate) reader: Reader<A>,
     pub(crate) cache: Cache,
 }
 
@@ -106,38 +117,63 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         Some(self.at_root(gpa)?.descend(&self.space.host, self.space.format, self.section, gpa, lowest))
     }
 
-    /// As [`walk`](Self::walk) down to the page level, unrolled for the depths that there are.
+    /// Does `work` with the page entry for `gpa` and the value seen there, if tables lead to it: [`walk`](Self::walk)
+    /// unrolled for trees of two to four levels.
     #[inline(always)]
-    pub(crate) fn walk_unrolled(self, gpa: Gpa) -> Option<Position<'s, H>> {
-        match self.space.geometry().root_level().get() {
-            3 => self.walk_levels::<3>(gpa),
-            2 => self.walk_levels::<2>(gpa),
-            _ => self.walk(gpa, Level::PAGE),
-        }
-    }
-
-    #[inline(always)]
-    fn walk_levels<const ROOT: u8>(self, gpa: Gpa) -> Option<Position<'s, H>> {
-        let mut position = self.at_root_of(gpa, Level::new(ROOT))?;
-        for level in (1..=ROOT).rev() {
-            if self.space.format.kind(position.raw, Level::new(level)) != Kind::Table {
-                return Some(position);
+    pub(crate) fn at_page<T>(self, gpa: Gpa, work: impl FnOnce(Entry<'s, H::Atomics>, u64) -> Option<T>) -> Option<T> {
+        const ONE: Level = Level::new(1);
+        const TWO: Level = Level::new(2);
+        const THREE: Level = Level::new(3);
+        let format = self.space.format;
+        let root = self.space.root.load()?;
+        let at_root = |level| {
+            let index = (gpa.get() >> self.space.geometry().shift(level)) as usize;
+            Position::at_root(&self.space.host, format, self.section, root, level, index)
+        };
+        let is_table = |position: Position<'s, H>, level| format.is_table(position.raw, level);
+        let position = if gpa < self.space.end_of_four_levels {
+            let index = self.space.geometry().index(gpa, THREE);
+            let three = Position::at_root(&self.space.host, format, self.section, root, THREE, index);
+            if !is_table(three, THREE) {
+                return None;
             }
-            position = self.below(Position { level: Level::new(level), ..position }, gpa);
+            let two = self.below(three, gpa);
+            if !is_table(two, TWO) {
+                return None;
+            }
+            self.below(two, gpa)
+        } else {
+            core::hint::cold_path();
+            if gpa >= self.space.end {
+                return None;
+            }
+            match self.space.geometry().root_level() {
+                TWO => {
+                    let two = at_root(TWO);
+                    if !is_table(two, TWO) {
+                        return None;
+                    }
+                    self.below(two, gpa)
+                }
+                ONE => at_root(ONE),
+                _ => return None,
+            }
+        };
+        let position = Position { level: ONE, ..position };
+        if !is_table(position, ONE) {
+            return None;
         }
-        Some(position)
+        let page = self.below(position, gpa);
+        work(page.entry(), page.raw)
     }
 
     /// The root's entry for `gpa`.
     #[inline(always)]
     pub(crate) fn at_root(self, gpa: Gpa) -> Option<Position<'s, H>> {
-        self.at_root_of(gpa, self.space.geometry().root_level())
-    }
-
-    #[inline(always)]
-    fn at_root_of(self, gpa: Gpa, level: Level) -> Option<Position<'s, H>> {
         let root = self.space.root.load()?;
-        Some(Position::at_root(&self.space.host, self.space.format, self.section, root, level, gpa))
+        let geometry = self.space.geometry();
+        let (level, index) = (geometry.root_level(), geometry.root_index(gpa));
+        Some(Position::at_root(&self.space.host, self.space.format, self.section, root, level, index))
     }
 
     /// The entry one level further down the path to `gpa` from one that was seen to be a table.

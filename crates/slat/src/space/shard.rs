@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use crate::addr::GpaRange;
 use crate::format::{Format, Geometry};
-use crate::reclaim::{OutOfMemory, vec_with};
+use crate::reclaim::{Folded, OutOfMemory, vec_with};
 use crate::sync::{Atomics, Ordering, Padded, Word};
 
 /// Bits of a shard's word that count open invalidations; the sequence lies above.
@@ -21,6 +21,9 @@ const LISTED: usize = 4;
 
 /// All shards of a VM.
 pub(crate) struct Shards<A: Atomics> {
+    /// The sequence of events (48 high bits) and how many invalidations are open (16), by shard: the only word a fault
+    /// reads.
+    words: Folded<Padded<A::Word>>,
     shards: Vec<Shard<A>>,
     mask: usize,
     shift: u32,
@@ -28,8 +31,6 @@ pub(crate) struct Shards<A: Atomics> {
 }
 
 struct Shard<A: Atomics> {
-    /// The sequence of events (48 high bits) and how many invalidations are open (16): the only word a fault reads.
-    word: Padded<A::Word>,
     /// Gathers that have protected something here and have not flushed it yet (R8). Faults never read it.
     unflushed: Padded<A::Word>,
     memory: Padded<Memory<A>>,
@@ -73,7 +74,8 @@ impl<A: Atomics> Shards<A> {
         for _ in 0..F::SHARDS {
             shards.push(Shard::new(F::REMEMBERED)?);
         }
-        Ok(Self { mask: shards.len() - 1, shift: geometry.shard_shift(), shards, geometry })
+        let words = Folded::new(F::SHARDS, || Padded(A::Word::new(0)))?;
+        Ok(Self { words, mask: shards.len() - 1, shift: geometry.shard_shift(), shards, geometry })
     }
 
     #[inline(always)]
@@ -102,7 +104,7 @@ impl<A: Atomics> Shards<A> {
     pub(crate) fn ticket(&self, gpa: crate::addr::Gpa) -> Ticket {
         let shard = self.index(gpa.get());
         // Acquire: pairs with the event's Release, so that what is looked up after it is no older than the event.
-        let word = self.shards[shard].word.load(Ordering::Acquire);
+        let word = self.words.at(shard).load(Ordering::Acquire);
         if word & OPEN_MASK == 0 {
             return Ticket { shard, word, open: [0; LISTED] };
         }
@@ -111,28 +113,29 @@ impl<A: Atomics> Shards<A> {
 
     /// As [`ticket`](Self::ticket), but only where nothing is open.
     #[inline(always)]
-    pub(crate) fn quiet_word(&self, gpa: crate::addr::Gpa) -> Option<(&A::Word, u64)> {
-        let shard = self.shards.get(self.index(gpa.get()))?;
-        let word = shard.word.load(Ordering::Acquire);
-        (word & OPEN_MASK == 0).then_some((&shard.word.0, word))
+    pub(crate) fn quiet_word<F: Format>(&self, format: F, gpa: crate::addr::Gpa) -> Option<(&A::Word, u64)> {
+        // As `index`, with a shift that is a constant.
+        let word = &self.words.at((gpa.get() >> format.geometry().shard_shift()) as usize).0;
+        let seen = word.load(Ordering::Acquire);
+        (seen & OPEN_MASK == 0).then_some((word, seen))
     }
 
     #[cold]
     fn ticket_among_open(&self, index: usize) -> Ticket {
-        let shard = &self.shards[index];
+        let (word_of, shard) = (self.words.at(index), &self.shards[index]);
         for _ in 0..4 {
-            let word = shard.word.load(Ordering::Acquire);
+            let word = word_of.load(Ordering::Acquire);
             let mut open: [u64; LISTED] = core::array::from_fn(|i| shard.memory.open[i].load(Ordering::Acquire));
             if word & OPEN_MASK != 0 && shard.memory.unlisted.load(Ordering::Acquire) != 0 {
                 open[0] = pack::WHOLE;
             }
             // A place is freed after the word has changed (Release, Acquire): if the word has not changed, every
             // invalidation that it counts was listed when it was looked for.
-            if shard.word.load(Ordering::Acquire) == word {
+            if word_of.load(Ordering::Acquire) == word {
                 return Ticket { shard: index, word, open };
             }
         }
-        Ticket { shard: index, word: shard.word.load(Ordering::Acquire), open: [pack::WHOLE; LISTED] }
+        Ticket { shard: index, word: word_of.load(Ordering::Acquire), open: [pack::WHOLE; LISTED] }
     }
 
     /// Whether nothing that concerns `leaf` has happened since the ticket was taken. The caller owns the entry, and a
@@ -140,7 +143,7 @@ impl<A: Atomics> Shards<A> {
     /// entry locked.
     #[inline(always)]
     pub(crate) fn admits(&self, ticket: &Ticket, leaf: GpaRange) -> bool {
-        let word = self.shards[ticket.shard].word.load(Ordering::Acquire);
+        let word = self.words.at(ticket.shard).load(Ordering::Acquire);
         (word == ticket.word && word & OPEN_MASK == 0) || self.admits_among_events(ticket, word, leaf)
     }
 
@@ -163,7 +166,7 @@ impl<A: Atomics> Shards<A> {
         for (index, packed) in self.over(range) {
             let shard = &self.shards[index];
             // Release: the change that this announces, before it. Pairs with the Acquire in `ticket`.
-            let number = (shard.word.fetch_add(EVENT, Ordering::AcqRel) >> OPEN_BITS) + 1;
+            let number = (self.words.at(index).fetch_add(EVENT, Ordering::AcqRel) >> OPEN_BITS) + 1;
             shard.memory.remember(number, packed);
         }
         // Orders the event before the descent; pairs with the fence after a fault's locking.
@@ -173,8 +176,10 @@ impl<A: Atomics> Shards<A> {
     /// Opens an invalidation of `range`: no fault publishes an overlapping leaf until it is closed.
     pub(crate) fn open(&self, range: GpaRange) -> Result<(), TooManyOpen> {
         for (done, (index, packed)) in self.over(range).enumerate() {
-            if self.shards[index].open(packed).is_err() {
-                self.over(range).take(done).for_each(|(index, packed)| self.shards[index].close(packed));
+            if self.shards[index].open(self.words.at(index), packed).is_err() {
+                self.over(range)
+                    .take(done)
+                    .for_each(|(index, packed)| self.shards[index].close(self.words.at(index), packed));
                 return Err(TooManyOpen);
             }
         }
@@ -184,7 +189,7 @@ impl<A: Atomics> Shards<A> {
 
     /// Closes an invalidation that was opened over the same range.
     pub(crate) fn close(&self, range: GpaRange) {
-        self.over(range).for_each(|(index, packed)| self.shards[index].close(packed));
+        self.over(range).for_each(|(index, packed)| self.shards[index].close(self.words.at(index), packed));
     }
 
     /// Counts a gather in as unflushed in the shard of `gpa`, before its first protection there.
@@ -238,18 +243,18 @@ impl<A: Atomics> Shard<A> {
             unlisted: A::Word::new(0),
             events: vec_with(remembered, event)?,
         };
-        Ok(Self { word: Padded(A::Word::new(0)), unflushed: Padded(A::Word::new(0)), memory: Padded(memory) })
+        Ok(Self { unflushed: Padded(A::Word::new(0)), memory: Padded(memory) })
     }
 
-    fn open(&self, packed: u64) -> Result<(), TooManyOpen> {
+    fn open(&self, word_of: &A::Word, packed: u64) -> Result<(), TooManyOpen> {
         let listed = self.memory.list(packed);
-        let mut word = self.word.load(Ordering::Relaxed);
+        let mut word = word_of.load(Ordering::Relaxed);
         loop {
             if word & OPEN_MASK == OPEN_MASK {
                 self.memory.unlist(packed, listed);
                 return Err(TooManyOpen);
             }
-            match self.word.compare_exchange(word, word + EVENT + 1, Ordering::AcqRel, Ordering::Relaxed) {
+            match word_of.compare_exchange(word, word + EVENT + 1, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(found) => word = found,
             }
@@ -258,8 +263,8 @@ impl<A: Atomics> Shard<A> {
         Ok(())
     }
 
-    fn close(&self, packed: u64) {
-        let number = (self.word.fetch_add(EVENT - 1, Ordering::AcqRel) >> OPEN_BITS) + 1;
+    fn close(&self, word_of: &A::Word, packed: u64) {
+        let number = (word_of.fetch_add(EVENT - 1, Ordering::AcqRel) >> OPEN_BITS) + 1;
         self.memory.remember(number, packed);
         self.memory.unlist_any(packed);
     }

@@ -8,6 +8,8 @@ use crate::sync::{Atomics, Ordering, Word};
 enum Counter {
     Tables,
     Waiting,
+    /// Faults that mapped a page: each counts as a leaf, too.
+    PagesFaultedIn,
     Mapped,
     Relaxed,
     Accessed,
@@ -42,8 +44,10 @@ macro_rules! count_one {
 }
 
 count_one! {
-    /// An entry went from empty to a leaf in a fault.
+    /// A fault mapped something; the leaf is counted apart.
     fault_mapped => Mapped;
+    /// A fault mapped a page: a leaf appeared.
+    page_faulted_in => PagesFaultedIn;
     relaxed => Relaxed;
     accessed => Accessed;
     spurious => Spurious;
@@ -52,6 +56,7 @@ count_one! {
     flushed_leaves => FlushedLeaves;
     flushed_tables => FlushedTables;
     flushed_all => FlushedAll;
+    /// A flush on the vCPU's own CPU that belongs neither to a relaxed nor to a spurious fault.
     flushed_local => FlushedLocal;
     /// A subtree was unlinked and waits for its grace period.
     retired_subtree => Waiting;
@@ -113,7 +118,11 @@ impl Counts {
     }
 
     pub(crate) fn mapped(&self) -> u64 {
-        self.0[Counter::Mapped as usize]
+        self.0[Counter::Mapped as usize].wrapping_add(self.pages_faulted_in())
+    }
+
+    fn pages_faulted_in(&self) -> u64 {
+        self.0[Counter::PagesFaultedIn as usize]
     }
 
     pub(crate) fn relaxed(&self) -> u64 {
@@ -136,13 +145,17 @@ impl Counts {
         self.0[Counter::Splits as usize]
     }
 
-    /// Flushes of leaves, of tables, of everything, and local ones.
+    /// Flushes of leaves, of tables, of everything, and local ones: each relaxed or spurious fault has one of these.
     pub(crate) fn flushes(&self) -> [u64; 4] {
-        [Counter::FlushedLeaves, Counter::FlushedTables, Counter::FlushedAll, Counter::FlushedLocal]
-            .map(|counter| self.0[counter as usize])
+        let [leaves, tables, all, local] =
+            [Counter::FlushedLeaves, Counter::FlushedTables, Counter::FlushedAll, Counter::FlushedLocal]
+                .map(|counter| self.0[counter as usize]);
+        [leaves, tables, all, local.wrapping_add(self.relaxed()).wrapping_add(self.spurious())]
     }
 
     pub(crate) fn leaves(&self) -> [u64; Level::COUNT] {
-        core::array::from_fn(|level| self.0[Counter::Leaves as usize + level])
+        let mut leaves = core::array::from_fn(|level| self.0[Counter::Leaves as usize + level]);
+        leaves[Level::PAGE.index()] = leaves[Level::PAGE.index()].wrapping_add(self.pages_faulted_in());
+        leaves
     }
 }

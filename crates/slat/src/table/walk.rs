@@ -97,7 +97,8 @@ impl<H: TableMemory> Clone for Position<'_, H> {
 impl<H: TableMemory> Copy for Position<'_, H> {}
 
 impl<'s, H: TableMemory> Position<'s, H> {
-    /// The entry of the root, whose level is `level`, that covers `gpa`, an address inside the format's address space.
+    /// The entry of the root at `index`, which is below the geometry's number of root entries. The root's level is
+    /// `level`.
     #[inline(always)]
     pub(crate) fn at_root<F: Format>(
         host: &'s H,
@@ -105,13 +106,14 @@ impl<'s, H: TableMemory> Position<'s, H> {
         _section: &'s Section<'_, H::Atomics>,
         root: Hpa,
         level: Level,
-        gpa: Gpa,
+        index: usize,
     ) -> Self {
         let geometry = format.geometry();
-        let index = geometry.root_index_at(gpa, level);
+        debug_assert!(index < geometry.root_entries(), "an index inside the root");
         let (part, index) = (index / geometry.entries(), index % geometry.entries());
         let table = Hpa::new(root.get() + part as u64 * geometry.table_bytes());
-        // SAFETY: a root is one allocation of `root_tables` tables, and `part` is below that. It was loaded inside this
+        // SAFETY: a root is one allocation of `root_tables` tables, and `part` is below that, as the index is below
+        // their entries. It was loaded inside this
         // section, or by it, and what a section can reach is not freed before the section is over.
         let words = unsafe { host.words(table) };
         Self::load(TableRef { words }, index, level)

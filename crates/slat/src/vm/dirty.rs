@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::reclaim::{OutOfMemory, vec_with};
+use crate::reclaim::{Lines, OutOfMemory, vec_with};
 use crate::sync::{Atomics, Ordering, Padded, Word};
 
 /// Pages in a region: one cache line of marks. Regions are aligned in guest physical address space, not in the slot, so
@@ -15,14 +15,14 @@ const TAKEN: u64 = 1 << 32;
 /// The marks of one region.
 pub(crate) type Marks = [u64; 8];
 
-#[repr(align(64))]
-struct Line<A: Atomics>([A::Word; 8]);
-
 /// The marks of one slot. Pages are named by their number in the guest physical address space.
 pub(crate) struct Log<A: Atomics> {
     first_page: u64,
     end_page: u64,
-    lines: Vec<Line<A>>,
+    /// The number, in the guest physical address space, of the 64 pages that the first word of the first line is for.
+    first_word: u64,
+    /// A line per region.
+    lines: Lines<A::Word>,
     /// A bit per region: it may have marks.
     summary: Vec<A::Word>,
     /// How many marks are being taken (low half), and how often some were (high half): whoever looks for marks meanwhile
@@ -36,11 +36,11 @@ impl<A: Atomics> Log<A> {
     /// A log for the pages `first_page..end_page`, all marked or none.
     pub(crate) fn new(first_page: u64, end_page: u64, marked: bool) -> Result<Self, OutOfMemory> {
         let regions = (end_page.div_ceil(REGION_PAGES) - first_page / REGION_PAGES) as usize;
-        let line = || Line(core::array::from_fn(|_| A::Word::new(0)));
         let log = Self {
             first_page,
             end_page,
-            lines: vec_with(regions, line)?,
+            first_word: first_page / REGION_PAGES * 8,
+            lines: Lines::new(regions, || A::Word::new(0))?,
             summary: vec_with(regions.div_ceil(64), || A::Word::new(0))?,
             takers: Padded(A::Word::new(0)),
             armed: A::Word::new(0),
@@ -79,13 +79,28 @@ impl<A: Atomics> Log<A> {
     #[inline(always)]
     pub(crate) fn mark_page(&self, page: u64) {
         debug_assert!(self.first_page <= page && page < self.end_page, "a slot's log is marked for the slot's pages");
-        self.mark_word(page, 1 << (page % 64));
+        let number = (page / 64).wrapping_sub(self.first_word) as usize;
+        let region = number / 8;
+        // Outside of the slot there is nothing to mark; a comparison here costs less than a panic.
+        let (Some(word), Some(summary)) = (self.lines.word(number), self.summary.get(region / 64)) else { return };
+        word.fetch_or(1 << (page % 64), Ordering::AcqRel);
+        // As in `mark_word`.
+        A::full_fence_after_rmw();
+        if summary.load(Ordering::Relaxed) >> (region % 64) & 1 == 0 {
+            Self::summarize(summary, region);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn summarize(summary: &A::Word, region: usize) {
+        summary.fetch_or(1 << (region % 64), Ordering::AcqRel);
     }
 
     #[inline(always)]
     fn mark_word(&self, page: u64, mask: u64) {
         let region = self.region(page);
-        self.lines[region].0[(page / 64 % 8) as usize].fetch_or(mask, Ordering::AcqRel);
+        self.lines.line(region)[(page / 64 % 8) as usize].fetch_or(mask, Ordering::AcqRel);
         // The summary may be tested before it is set because of this fence: either a harvest that clears the bit sees
         // the mark, or this thread sees the bit cleared. Pairs with the fence in `take`.
         A::full_fence_after_rmw();
@@ -101,7 +116,7 @@ impl<A: Atomics> Log<A> {
 
     #[inline(always)]
     fn region(&self, page: u64) -> usize {
-        (page / REGION_PAGES - self.first_page / REGION_PAGES) as usize
+        (page / REGION_PAGES - self.first_word / 8) as usize
     }
 
     /// The lowest region with a page in `page..end` that may have marks: the first page of it to look at.
@@ -136,7 +151,7 @@ impl<A: Atomics> Log<A> {
         A::full_fence_after_rmw();
         let mut taken = [0; 8];
         let mut left = 0;
-        for (word, (taken, mask)) in self.lines[region].0.iter().zip(taken.iter_mut().zip(mask)) {
+        for (word, (taken, mask)) in self.lines.line(region).iter().zip(taken.iter_mut().zip(mask)) {
             let seen = word.load(Ordering::Acquire);
             left |= seen & !mask;
             if seen & mask != 0 {
@@ -161,7 +176,7 @@ impl<A: Atomics> Log<A> {
         }
         let mut next = self.next_marked(first, end);
         while let Some(page) = next {
-            let line = &self.lines[self.region(page)].0;
+            let line = self.lines.line(self.region(page));
             let inside = marks_between(page, first, end);
             if line.iter().zip(inside).any(|(word, mask)| word.load(Ordering::Acquire) & mask != 0) {
                 return false;
@@ -176,7 +191,11 @@ impl<A: Atomics> Log<A> {
     pub(crate) fn peek(&self, page: u64) -> u64 {
         let word = |page: u64| {
             let inside = page < self.end_page;
-            if inside { self.lines[self.region(page)].0[(page / 64 % 8) as usize].load(Ordering::Acquire) } else { 0 }
+            if inside {
+                self.lines.line(self.region(page))[(page / 64 % 8) as usize].load(Ordering::Acquire)
+            } else {
+                0
+            }
         };
         match page % 64 {
             0 => word(page),

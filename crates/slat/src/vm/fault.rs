@@ -5,7 +5,7 @@ use super::Vm;
 use super::slots::{LastUsed, Slot};
 use crate::addr::{Gpa, GpaRange, Hpa, Level};
 use crate::format::{Format, Kind, Leaf};
-use crate::host::{Access, Hint, Host, Permissions, Request, Run, Translation, VcpuId};
+use crate::host::{Access, Hint, Host, Request, Run, Translation, VcpuId};
 use crate::space::{Publish, Split, Ticket, Visit};
 use crate::sync::Atomics;
 use crate::table::{Cache, Position};
@@ -47,7 +47,7 @@ pub enum Outcome {
     Denied,
     /// The vCPU carries too few tables: [`top_up`](super::Vcpu::top_up) with this number, then call again. Nothing was
     /// done.
-    NeedTables(usize),
+    NeedTables(u8),
     /// The address lies outside of the guest physical address space.
     OutOfRange,
     /// The VM was torn down.
@@ -154,8 +154,8 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     /// changed (R10).
     #[cold]
     fn split(&mut self, position: Position<'a, H>, target: Level) -> Option<Step> {
-        let tables = usize::from(position.level.get() - target.get());
-        if self.cache.len() < tables {
+        let tables = position.level.get() - target.get();
+        if self.cache.len() < tables.into() {
             return Some(Step::Done(Outcome::NeedTables(tables)));
         }
         match self.visit.split(position, self.gpa, self.cache) {
@@ -171,8 +171,8 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             Ok(plan) => plan,
             Err(step) => return Some(step),
         };
-        let tables = usize::from(position.level.get() - plan.level.get());
-        if self.cache.len() < tables {
+        let tables = position.level.get() - plan.level.get();
+        if self.cache.len() < tables.into() {
             return Some(Step::Done(Outcome::NeedTables(tables)));
         }
         let position = self.visit.link_down(position, self.gpa, plan.level, self.cache).ok()?;
@@ -197,6 +197,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         let shards = &self.visit.space.shards;
         let published = self.visit.replace_leaf(position, self.gpa, plan.raw, || shards.admits(&plan.ticket, span));
         self.flush_local(plan.level);
+        self.visit.tally.flushed_local();
         self.finish(published, &plan)
     }
 
@@ -245,7 +246,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if !format.permits(raw, level, self.access) || leaf.hpa.get() >> format.output_bits() != 0 {
             return Err(Step::Done(Outcome::Denied));
         }
-        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write })
+        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write() })
     }
 
     /// The largest leaf that slot, backing, alignment and the log allow; `None` when the run does not serve the access.
@@ -266,9 +267,9 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
                 None => level = level.below()?,
             }
         };
-        let may_write = run.permissions.write && !slot.flags.read_only;
+        let may_write = run.permissions.write() && !slot.flags.read_only;
         let write = may_write && (!is_logged || self.access == Access::Write);
-        let permissions = Permissions { write, ..run.permissions };
+        let permissions = run.permissions.with_write(write);
         Some((level, Leaf { hpa, permissions, may_write, memory: run.memory, accessed: true }))
     }
 
@@ -294,7 +295,6 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
 
     #[inline(always)]
     pub(super) fn flush_local(&self, level: Level) {
-        self.visit.tally.flushed_local();
         let page = self.gpa.align_down(1 << self.page_shift());
         self.visit.space.host.flush_local(self.vcpu, page, Hint::Level(level));
     }

@@ -5,7 +5,7 @@ use core::fmt;
 
 use super::Vm;
 use crate::format::Format;
-use crate::host::Host;
+use crate::host::{Host, TableMemory};
 use crate::reclaim::OutOfMemory;
 use crate::space::Member;
 use crate::table::Cache;
@@ -72,7 +72,7 @@ impl core::error::Error for JoinError {}
 /// What every handle owns: its place among the VM's readers, and its tables.
 pub(crate) struct Handle<R: VmRef> {
     pub(crate) vm: R,
-    pub(crate) member: Member,
+    pub(crate) member: Member<<R::Host as TableMemory>::Atomics>,
 }
 
 impl<R: VmRef> Handle<R> {

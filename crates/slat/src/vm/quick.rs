@@ -1,138 +1,132 @@
 //! The common faults, in as few instructions as they can be: an entry that allows the access already, a page whose write
 //! permission comes back, a page that is mapped where its tables are. Anything else is `None`, and is served at length
 //! from the original arguments; nothing was changed then.
+//!
+//! One question is asked of the entry at a time, in the order of what most entries answer: see [`Format`] for what may be
+//! asked of a word in any state.
 
 use super::Vm;
+use super::dirty::Log;
 use super::fault::Outcome;
 use super::slots::{LastUsed, Slot};
-use crate::addr::{Gpa, GpaRange, Hpa, Level};
-use crate::format::{Format, Kind, Leaf};
-use crate::host::{Access, Hint, Host, Permissions, Request, Run, Translation, VcpuId};
+use crate::addr::{Gpa, Hpa, Level};
+use crate::format::{Format, Leaf};
+use crate::host::{Access, Hint, Host, MemoryType, Permissions, Request, Run, Translation, VcpuId};
 use crate::space::Visit;
 use crate::sync::{Atomics, Ordering, Word};
-use crate::table::Position;
+use crate::table::Entry;
 
-#[inline(always)]
-pub(super) fn quick<'a, H: Host, F: Format>(
-    vm: &'a Vm<H, F>,
-    visit: Visit<'a, H, F>,
-    last_used: &'a mut LastUsed,
-    vcpu: VcpuId,
-    gpa: Gpa,
-    access: Access,
-) -> Option<Outcome> {
-    let position = visit.walk_unrolled(gpa)?;
-    let quick = Quick { vm, visit, position, last_used, vcpu, gpa, access };
-    match visit.space.format.kind(position.raw, position.level) {
-        Kind::Leaf => quick.leaf(),
-        Kind::Empty if position.level == Level::PAGE => quick.map(),
-        _ => None,
-    }
-}
-
-struct Quick<'a, H: Host, F: Format> {
-    vm: &'a Vm<H, F>,
-    visit: Visit<'a, H, F>,
-    position: Position<'a, H>,
-    last_used: &'a mut LastUsed,
-    vcpu: VcpuId,
-    gpa: Gpa,
-    access: Access,
+/// One fault, inside a section.
+pub(super) struct Quick<'a, H: Host, F: Format> {
+    pub(super) vm: &'a Vm<H, F>,
+    pub(super) visit: Visit<'a, H, F>,
+    pub(super) last_used: &'a mut LastUsed,
+    pub(super) vcpu: VcpuId,
+    pub(super) gpa: Gpa,
+    pub(super) access: Access,
 }
 
 impl<'a, H: Host, F: Format> Quick<'a, H, F> {
     #[inline(always)]
-    fn leaf(self) -> Option<Outcome> {
-        let (format, raw, level) = (self.visit.space.format, self.position.raw, self.position.level);
-        if format.permits(raw, level, self.access) {
-            self.flush_local(level);
+    pub(super) fn serve(self) -> Option<Outcome> {
+        let (visit, gpa) = (self.visit, self.gpa);
+        visit.at_page(gpa, |entry, raw| self.decide(entry, raw))
+    }
+
+    #[inline(always)]
+    fn decide(self, entry: Entry<'a, H::Atomics>, raw: u64) -> Option<Outcome> {
+        let format = self.visit.space.format;
+        if raw == 0 {
+            self.map(entry)
+        } else if format.permits(raw, Level::PAGE, self.access) {
+            self.flush_local();
             self.visit.tally.spurious();
-            return Some(Outcome::Spurious);
+            Some(Outcome::Spurious)
+        } else if self.access == Access::Write && format.may_write(raw, Level::PAGE) {
+            self.relax(entry, raw)
+        } else {
+            None
         }
-        let relaxes = self.access == Access::Write && format.may_write(raw, level);
-        if relaxes && level == Level::PAGE { self.relax() } else { None }
     }
 
     /// See [`Fault::relax`](super::fault::Fault): the slot is looked at after the change (R6).
     #[inline(always)]
-    fn relax(mut self) -> Option<Outcome> {
-        let (format, raw) = (self.visit.space.format, self.position.raw);
-        self.position.entry().change(raw, format.made_writable(raw, Level::PAGE)).ok()?;
+    fn relax(self, entry: Entry<'a, H::Atomics>, raw: u64) -> Option<Outcome> {
+        entry.change(raw, self.visit.space.format.made_writable(raw, Level::PAGE)).ok()?;
         H::Atomics::full_fence_after_rmw();
-        match self.slot() {
-            Some(slot) => self.mark(slot),
-            None => self.mark_by_search(),
+        match self.vm.slots.read(self.visit.section).guess(self.gpa, *self.last_used) {
+            Some(slot) => slot.log.iter().for_each(|log| self.mark(log)),
+            None => mark_by_search(self.vm, self.visit, self.last_used, self.gpa),
         }
         self.visit.published();
-        self.flush_local(Level::PAGE);
+        self.flush_local();
         self.visit.tally.relaxed();
         Some(Outcome::Relaxed { level: Level::PAGE })
     }
 
     /// R4 in its quiet form: the shard's word first, then slot and translation, then the entry, then the word again.
     #[inline(always)]
-    fn map(self) -> Option<Outcome> {
-        let (word, seen) = self.visit.space.shards.quiet_word(self.gpa)?;
-        let slot = self.slot()?;
-        if slot.flags.read_only && self.access == Access::Write {
-            return None;
-        }
+    fn map(self, entry: Entry<'a, H::Atomics>) -> Option<Outcome> {
+        let (word, seen) = self.visit.space.shards.quiet_word(self.visit.space.format, self.gpa)?;
+        let slot = self.vm.slots.read(self.visit.section).guess_plain(self.gpa, *self.last_used)?;
         let run = match self.visit.space.host.translate(self.request(slot)) {
-            Translation::Run(run) => run,
-            Translation::WouldBlock => return None,
-            Translation::Denied => return Some(Outcome::Denied),
-            Translation::Retry => return self.retry(),
+            Translation::Run(run) if run.is_plain() => run,
+            answer => return self.unusual(&answer),
         };
-        let leaf = self.leaf_of(slot, &run)?;
-        let format = self.visit.space.format;
-        let raw = format.leaf(leaf, Level::PAGE);
-        if !format.permits(raw, Level::PAGE, self.access) || leaf.hpa.get() >> format.output_bits() != 0 {
-            return None;
-        }
-        let claimed = self.position.entry().claim::<F>(self.position.raw).ok()?;
+        let hpa = self.frame_of(&run)?;
+        let log = slot.log.as_deref();
+        let claimed = entry.claim::<F>(0).ok()?;
         if word.load(Ordering::Acquire) != seen {
             claimed.restore();
             return None;
         }
-        claimed.publish(raw);
+        let format = self.visit.space.format;
+        let Some(log) = log else {
+            claimed.publish(plain_leaf(format, hpa, true));
+            return Some(self.mapped(true));
+        };
+        let writable = self.access == Access::Write;
+        claimed.publish(plain_leaf(format, hpa, writable));
         // Publish, then mark (R5).
-        let writable = leaf.permissions.write;
         if writable {
-            self.mark(slot);
+            self.mark(log);
         }
-        self.visit.published();
-        self.visit.tally.mapped(Level::PAGE, 1);
-        self.visit.tally.fault_mapped();
-        Some(Outcome::Mapped { level: Level::PAGE, writable })
+        Some(self.mapped(writable))
     }
 
+    /// What needs no second question; anything else is asked again at length.
     #[cold]
-    fn retry(&self) -> Option<Outcome> {
-        self.visit.tally.retried();
-        Some(Outcome::Retry)
+    #[inline(never)]
+    fn unusual(&self, answer: &Translation) -> Option<Outcome> {
+        match answer {
+            Translation::Denied => Some(Outcome::Denied),
+            Translation::Retry => {
+                self.visit.tally.retried();
+                Some(Outcome::Retry)
+            }
+            Translation::Run(_) | Translation::WouldBlock => None,
+        }
     }
 
     #[inline(always)]
-    fn leaf_of(&self, slot: &Slot<H::Atomics>, run: &Run) -> Option<Leaf> {
+    fn mapped(&self, writable: bool) -> Outcome {
+        self.visit.published();
+        self.visit.tally.page_faulted_in();
+        Outcome::Mapped { level: Level::PAGE, writable }
+    }
+
+    /// Where the page lies, if the run covers it.
+    #[inline(always)]
+    fn frame_of(&self, run: &Run) -> Option<Hpa> {
+        let page_size = self.visit.space.geometry().page_size();
         let page = self.page();
-        let covered = run.guest.covers(GpaRange::around(page, self.visit.space.geometry().page_size()));
-        let hpa = Hpa::new(run.hpa.get().wrapping_add(page.get().wrapping_sub(run.guest.start().get())));
-        let fits = covered && hpa.is_aligned(self.visit.space.geometry().page_size());
-        let may_write = run.permissions.write && !slot.flags.read_only;
-        let write = may_write && (slot.log.is_none() || self.access == Access::Write);
-        let permissions = Permissions { write, ..run.permissions };
-        (fits && run.permissions.allow(self.access)).then_some(Leaf {
-            hpa,
-            permissions,
-            may_write,
-            memory: run.memory,
-            accessed: true,
-        })
-    }
-
-    #[inline(always)]
-    fn slot(&self) -> Option<&'a Slot<H::Atomics>> {
-        self.vm.slots.read(self.visit.section).guess(self.gpa, *self.last_used)
+        let offset = page.checked_offset_from(run.guest.start())?;
+        if page.get() + page_size > run.guest.end().get() {
+            return None;
+        }
+        let hpa = run.hpa.get().wrapping_add(offset);
+        let expressible = ((1 << self.visit.space.format.output_bits()) - 1) & !(page_size - 1);
+        if hpa & !expressible == 0 { Some(Hpa::new(hpa)) } else { None }
     }
 
     #[inline(always)]
@@ -142,18 +136,8 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
     }
 
     #[inline(always)]
-    fn mark(&self, slot: &Slot<H::Atomics>) {
-        if let Some(log) = &slot.log {
-            log.mark_page(self.gpa.get() >> self.visit.space.geometry().page_shift());
-        }
-    }
-
-    /// The guess was wrong: search, since the page is writable now and has to be marked.
-    #[cold]
-    fn mark_by_search(&mut self) {
-        if let Some(slot) = self.vm.slots.read(self.visit.section).find(self.gpa, self.last_used) {
-            self.mark(slot);
-        }
+    fn mark(&self, log: &Log<H::Atomics>) {
+        log.mark_page(self.gpa.get() >> self.visit.space.geometry().page_shift());
     }
 
     #[inline(always)]
@@ -162,8 +146,27 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
     }
 
     #[inline(always)]
-    fn flush_local(&self, level: Level) {
-        self.visit.tally.flushed_local();
-        self.visit.space.host.flush_local(self.vcpu, self.page(), Hint::Level(level));
+    fn flush_local(&self) {
+        self.visit.space.host.flush_local(self.vcpu, self.page(), Hint::Level(Level::PAGE));
     }
+}
+
+/// The guess was wrong: search, since the page is writable now and has to be marked.
+#[cold]
+#[inline(never)]
+fn mark_by_search<H: Host, F: Format>(vm: &Vm<H, F>, visit: Visit<'_, H, F>, last_used: &mut LastUsed, gpa: Gpa) {
+    if let Some(slot) = vm.slots.read(visit.section).find_any(gpa, last_used)
+        && let Some(log) = &slot.log
+    {
+        log.mark_page(gpa.get() >> visit.space.geometry().page_shift());
+    }
+}
+
+/// A page of normal memory with all permissions, writing withheld or not: nearly all of the word is known when this is
+/// compiled.
+#[inline(always)]
+fn plain_leaf<F: Format>(format: F, hpa: Hpa, writable: bool) -> u64 {
+    let leaf = Leaf { hpa, permissions: Permissions::ALL, may_write: true, memory: MemoryType::Normal, accessed: true };
+    let raw = format.leaf(leaf, Level::PAGE);
+    if writable { raw } else { format.write_protected(raw, Level::PAGE) }
 }

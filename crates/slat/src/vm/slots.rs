@@ -88,7 +88,8 @@ impl From<OutOfMemory> for SlotError {
     }
 }
 
-/// A slot as a snapshot holds it.
+/// A slot as a snapshot holds it: a cache line each, in the order of what a fault looks at.
+#[repr(C, align(64))]
 pub(crate) struct Slot<A: Atomics> {
     pub(crate) id: SlotId,
     pub(crate) range: GpaRange,
@@ -96,6 +97,9 @@ pub(crate) struct Slot<A: Atomics> {
     pub(crate) flags: SlotFlags,
     /// Being deleted: faults find nothing here, but nothing new may take the place yet.
     pub(crate) dying: bool,
+    /// The range's end, or 0 for a slot that is read-only or dying: one look at it lets a fault map a page. Set by the
+    /// snapshot.
+    pub(crate) plain_end: Gpa,
     pub(crate) log: Option<Shared<Log<A>, A>>,
 }
 
@@ -106,6 +110,11 @@ impl<A: Atomics> Clone for Slot<A> {
 }
 
 impl<A: Atomics> Slot<A> {
+    pub(crate) fn new(id: SlotId, slot: &NewSlot, log: Option<Shared<Log<A>, A>>) -> Self {
+        let NewSlot { range, host, flags } = *slot;
+        Self { id, range, host, flags, dying: false, plain_end: Gpa::new(0), log }
+    }
+
     pub(crate) fn host_address(&self, gpa: Gpa) -> HostAddress {
         HostAddress::new(self.host.get().wrapping_add(gpa.get() - self.range.start().get()))
     }
@@ -136,16 +145,27 @@ impl<A: Atomics> Snapshot<A> {
         }
     }
 
-    /// As [`find`](Self::find), without a search: `None` when the guess is wrong, too.
+    /// The slot that holds `gpa`, dying or not, if the guess is right.
     #[inline(always)]
     pub(crate) fn guess(&self, gpa: Gpa, last: LastUsed) -> Option<&Slot<A>> {
-        self.slots.get(last.0).filter(|slot| slot.range.contains(gpa) && !slot.dying)
+        self.slots.get(last.0).filter(|slot| slot.range.contains(gpa))
+    }
+
+    /// As [`guess`](Self::guess), for a slot in which every access may be served.
+    #[inline(always)]
+    pub(crate) fn guess_plain(&self, gpa: Gpa, last: LastUsed) -> Option<&Slot<A>> {
+        self.slots.get(last.0).filter(|slot| slot.range.start() <= gpa && gpa < slot.plain_end)
     }
 
     #[inline(never)]
     fn search(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
+        self.find_any(gpa, last).filter(|slot| !slot.dying)
+    }
+
+    /// As [`find`](Self::find), dying slots included: what they map is still written to, and logged.
+    pub(crate) fn find_any(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
         let index = self.starts.partition_point(|&start| start <= gpa).checked_sub(1)?;
-        let slot = self.slots.get(index).filter(|slot| slot.range.contains(gpa) && !slot.dying)?;
+        let slot = self.slots.get(index).filter(|slot| slot.range.contains(gpa))?;
         *last = LastUsed(index);
         Some(slot)
     }
@@ -180,6 +200,9 @@ impl<A: Atomics> Snapshot<A> {
         if let Some(changed) = changed {
             let place = copy.slots.partition_point(|slot| slot.range.start() < changed.range.start());
             copy.slots.insert(place, changed);
+        }
+        for slot in &mut copy.slots {
+            slot.plain_end = if slot.flags.read_only || slot.dying { Gpa::new(0) } else { slot.range.end() };
         }
         copy.starts.extend(copy.slots.iter().map(|slot| slot.range.start()));
         Ok(copy)
@@ -344,8 +367,8 @@ mod tests {
 
     fn slot(id: u32, start: u64, end: u64) -> Slot<Core> {
         let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
-        let flags = SlotFlags::default();
-        Slot { id: SlotId(id), range, host: HostAddress::new(0), flags, dying: false, log: None }
+        let new = NewSlot { range, host: HostAddress::new(0), flags: SlotFlags::default() };
+        Slot::new(SlotId(id), &new, None)
     }
 
     fn snapshot(slots: &[Slot<Core>]) -> Snapshot<Core> {

@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::fault::{Answer, Fault, Outcome, Step};
 use super::handle::{Handle, JoinError, VmRef};
-use super::quick::quick;
+use super::quick::Quick;
 use super::slots::LastUsed;
 use crate::addr::Gpa;
 use crate::format::Format;
@@ -42,16 +42,14 @@ impl<R: VmRef> Vcpu<R> {
     pub fn fault(&mut self, gpa: Gpa, access: Access) -> Outcome {
         let vm = self.handle.vm.vm();
         let space = &vm.space;
-        if !space.geometry().address_space().contains(gpa) {
-            return Outcome::OutOfRange;
-        }
         let member = &mut self.handle.member;
-        let tally = space.tally(&member.reader);
         let section = space.domain.enter(&mut member.reader);
-        let visit = Visit { space, section: &section, tally };
-        match quick(vm, visit, &mut self.last_used, self.id, gpa, access) {
+        let visit = Visit { space, section: &section, tally: section.tally() };
+        let last_used = &mut self.last_used;
+        match (Quick { vm, visit, last_used, vcpu: self.id, gpa, access }).serve() {
             Some(outcome) => outcome,
             None => {
+                core::hint::cold_path();
                 drop(section);
                 self.fault_at_length(gpa, access)
             }
@@ -63,6 +61,9 @@ impl<R: VmRef> Vcpu<R> {
     fn fault_at_length(&mut self, gpa: Gpa, access: Access) -> Outcome {
         let vm = self.handle.vm.vm();
         let space = &vm.space;
+        if gpa >= space.end {
+            return Outcome::OutOfRange;
+        }
         let member = &mut self.handle.member;
         let tally = space.tally(&member.reader);
         let mut answer = None;

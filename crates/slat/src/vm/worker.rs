@@ -104,7 +104,7 @@ impl<R: VmRef> Worker<R> {
         }
         let log = new_log::<AtomicsOf<R>>(slot.range, slot.flags.log, vm.space.geometry().page_shift())?;
         log.iter().for_each(|log| log.arm()); // nothing is mapped yet
-        let slot = Slot { id, range: slot.range, host: slot.host, flags: slot.flags, dying: false, log };
+        let slot = Slot::new(id, &slot, log);
         let mut change = vm.slots.write(&vm.space.domain)?;
         let section = vm.space.domain.enter(&mut member.reader);
         change.admits(&section, &slot)?;
@@ -200,7 +200,7 @@ impl<R: VmRef> Worker<R> {
         let memory = (&space.host, space.format);
         let mut left = budget.get();
         let mut done = true;
-        let mut empty = |reader: &mut crate::reclaim::Reader| {
+        let mut empty = |reader: &mut crate::reclaim::Reader<_>| {
             while space.domain.limbo(reader).len() > 0 && left > 0 {
                 let visited = space.domain.reclaim(reader, memory, tally, &mut member.cache, left);
                 left -= visited.min(left);

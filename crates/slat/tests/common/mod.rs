@@ -219,5 +219,5 @@ pub fn mapping(vm: &TestVm, at: u64) -> Option<(Hpa, Level, bool)> {
     let (level, raw, kind) = entry(vm, at);
     let leaf = (kind == Kind::Leaf).then(|| vm.format().decode(raw, level))?;
     let offset = at & (vm.format().geometry().size(level) - 1) & !(PAGE - 1);
-    Some((Hpa::new(leaf.hpa.get() + offset), level, leaf.permissions.write))
+    Some((Hpa::new(leaf.hpa.get() + offset), level, leaf.permissions.write()))
 }
