@@ -41,11 +41,14 @@ fn r8_a_removal_does_not_take_a_new_table_for_the_one_it_began_in() {
         if matches!(op, Op::CompareExchange(_, Arm64::LOCKED)) {
             locks += 1;
             if locks == 2 {
-                // Page 5 is locked; page 6 changes under the removal's eyes, which makes it walk again.
+                // Page 5 is locked; page 6 changes under the removal's eyes, twice, which makes it walk again.
                 assert!(second.write_protect(range(BASE + 6 * PAGE, PAGE), ALL).unwrap().is_done());
             }
+            if locks == 3 {
+                assert!(matches!(write(&mut other, 6), Outcome::Relaxed { .. }));
+            }
         }
-        if locks < 2 || op != Op::Words {
+        if locks < 3 || op != Op::Words {
             return true;
         }
         assert!(second.unmap(range(BASE, BLOCK), ALL).unwrap().is_done());

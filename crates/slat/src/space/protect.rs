@@ -4,7 +4,7 @@ use super::{Reached, Selection, Split, Visit};
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Kind};
 use crate::host::{Hint, Host};
-use crate::table::{Cache, Entry, Position};
+use crate::table::{Cache, Entry, Position, TableRef};
 use crate::tlb::Gather;
 
 use super::shard::Raised;
@@ -116,19 +116,30 @@ impl Protection {
         let format = visit.space.format;
         while seen.page < end && seen.visited < budget {
             let index = (seen.page - base) as usize;
-            let entry = position.table.entry(index);
-            let raw = entry.load();
+            let raw = position.table.entry(index).load();
+            if format.is_writable(raw, Level::PAGE) {
+                self.raise(visit, seen.page);
+                let most = selection.run(seen.page).min(end - seen.page).min(budget - seen.visited);
+                let changed = self.writable_pages(format, position.table, index, most as usize) as u64;
+                if changed > 0 {
+                    Seen::widen(&mut seen.changed, seen.page);
+                    Seen::widen(&mut seen.changed, seen.page + changed - 1);
+                    self.changed += changed;
+                    seen.visited += changed;
+                    seen.page = selection.next(seen.page + changed).unwrap_or(end);
+                    continue;
+                }
+            }
             seen.visited += 1;
             match format.kind(raw, Level::PAGE) {
+                // Not writable now, but perhaps once it is accessed again, or a fault gives the permission back.
                 Kind::Leaf => {
                     let new = self.applied(format, raw, Level::PAGE);
                     if new == raw {
                         Seen::widen(&mut seen.untouched, seen.page);
                     } else {
-                        if seen.changed.is_none() {
-                            self.raise(visit, seen.page);
-                        }
-                        if entry.change(raw, new).is_err() {
+                        self.raise(visit, seen.page);
+                        if position.table.entry(index).change(raw, new).is_err() {
                             continue; // hardware or another thread was faster: look again
                         }
                         Seen::widen(&mut seen.changed, seen.page);
@@ -142,6 +153,25 @@ impl Protection {
             seen.page = selection.next(seen.page + 1).unwrap_or(end);
         }
         None
+    }
+
+    /// Protects neighbouring pages as long as they are writable; how many. The gather is counted as unflushed already.
+    #[inline]
+    fn writable_pages<H: Host, F: Format>(
+        &self,
+        format: F,
+        table: TableRef<'_, H>,
+        first: usize,
+        most: usize,
+    ) -> usize {
+        let protect = |entry: Entry<'_, H::Atomics>, new: fn(&F, u64, Level) -> u64| {
+            let raw = entry.load();
+            format.is_writable(raw, Level::PAGE) && entry.change(raw, new(&format, raw, Level::PAGE)).is_ok()
+        };
+        match self.what {
+            What::Write => table.leading(first, most, |entry| protect(entry, F::write_protected)),
+            What::WriteForGood => table.leading(first, most, |entry| protect(entry, F::write_revoked)),
+        }
     }
 
     /// Counts the gather as unflushed before the first change in the shard of `page` (R8): whoever finds the leaf

@@ -5,7 +5,7 @@ use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Kind};
 use crate::host::Host;
 use crate::reclaim::Subtree;
-use crate::table::{Cache, Position, TableRef};
+use crate::table::{Cache, Entry, Position, TableRef};
 use crate::tlb::Gather;
 
 /// Runs of locked leaves that one removal can hold.
@@ -94,7 +94,10 @@ impl<'s, H: Host> Removal<'s, H> {
     pub(crate) fn close<F: Format>(&mut self, visit: Visit<'s, H, F>, mut retire: impl FnMut(Subtree)) {
         let flushed = self.gather.close(&visit.space.host, visit.tally);
         for run in self.runs.iter_mut().filter_map(Option::take) {
-            (run.first..run.first + run.count).for_each(|index| run.table.entry(index).emptied(&flushed));
+            run.table.leading(run.first, run.count, |entry| {
+                entry.emptied(&flushed);
+                true
+            });
         }
         for cut in self.cuts.iter_mut().filter_map(Option::take) {
             cut.position.entry().emptied(&flushed);
@@ -139,35 +142,39 @@ impl<'s, H: Host> Removal<'s, H> {
         let most = left.min((geometry.entries() - position.index) as u64).min(budget) as usize;
         let address = |entries: usize| Gpa::new(at.get() + ((entries as u64) << geometry.page_shift()));
         let (mut visited, mut locked) = (0, 0);
-        let mut run: Option<usize> = None;
+        let lock = |entry: Entry<'s, H::Atomics>| {
+            let raw = entry.load();
+            format.kind(raw, Level::PAGE) == Kind::Leaf && entry.change(raw, F::LOCKED).is_ok()
+        };
         while visited < most {
             let index = position.index + visited;
-            let entry = position.table.entry(index);
-            let raw = entry.load();
-            match format.kind(raw, Level::PAGE) {
-                Kind::Empty => run = None,
-                Kind::Leaf => {
-                    let here = Position { index, raw, ..position };
-                    let span = geometry.span(address(visited), Level::PAGE);
-                    let Some(place) = run.or_else(|| self.run_for(here, span)) else { break };
-                    if entry.change(raw, F::LOCKED).is_err() {
-                        break;
-                    }
-                    match &mut self.runs[place] {
-                        Some(run) => (run.count, run.end) = (run.count + 1, span.end()),
-                        free => *free = Some(Run { table: position.table, first: index, count: 1, end: span.end() }),
-                    }
-                    run = Some(place);
-                    self.gather.leaf(span, Level::PAGE);
-                    locked += 1;
-                }
-                Kind::Locked | Kind::Frozen | Kind::Table => break,
+            let is_empty = |entry: Entry<'s, H::Atomics>| format.kind(entry.load(), Level::PAGE) == Kind::Empty;
+            visited += position.table.leading(index, most - visited, is_empty);
+            let start = address(visited);
+            let here = Position { index: position.index + visited, ..position };
+            let Some(place) = self.run_for(here, start) else { break };
+            let leaves = position.table.leading(here.index, most - visited, lock);
+            if leaves == 0 {
+                break;
             }
-            visited += 1;
+            visited += leaves;
+            locked += leaves as u64;
+            self.hold(place, here, leaves, address(visited));
+            if let Some(span) = GpaRange::new(start, address(visited)) {
+                self.gather.leaf(span, Level::PAGE);
+            }
         }
         visit.tally.unmapped(Level::PAGE, locked);
         self.changed += locked;
         (address(visited), visited as u64)
+    }
+
+    /// Adds leaves that were locked, from `first` on and up to the address `end`, to the run at `place`.
+    fn hold(&mut self, place: usize, first: Position<'s, H>, count: usize, end: Gpa) {
+        match &mut self.runs[place] {
+            Some(run) => (run.count, run.end) = (run.count + count, end),
+            free => *free = Some(Run { table: first.table, first: first.index, count, end }),
+        }
     }
 
     fn entry<F: Format>(
@@ -205,28 +212,25 @@ impl<'s, H: Host> Removal<'s, H> {
     }
 
     fn leaf<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, span: GpaRange, at: Gpa) -> Next {
-        let Some(run) = self.run_for(position, span) else { return Next::Full };
+        let Some(place) = self.run_for(position, span.start()) else { return Next::Full };
         if position.entry().change(position.raw, F::LOCKED).is_err() {
             return Next::At(at);
         }
-        match &mut self.runs[run] {
-            Some(run) => (run.count, run.end) = (run.count + 1, span.end()),
-            free => *free = Some(Run { table: position.table, first: position.index, count: 1, end: span.end() }),
-        }
+        self.hold(place, position, 1, span.end());
         self.gather.leaf(span, position.level);
         visit.tally.unmapped(position.level, 1);
         self.changed += 1;
         Next::At(span.end())
     }
 
-    /// The run that this leaf extends, or a free place for a new one.
-    fn run_for(&self, position: Position<'s, H>, span: GpaRange) -> Option<usize> {
+    /// The run that a leaf at `start` extends, or a free place for a new one.
+    fn run_for(&self, position: Position<'s, H>, start: Gpa) -> Option<usize> {
         let free = self.runs.iter().position(Option::is_none);
         let last = free.unwrap_or(RUNS).checked_sub(1);
         // The same table, not only the same addresses: another thread may have cut the table off meanwhile, and a fault
         // have linked a new one in its place.
         let extends = |run: &Run<'s, H>| {
-            run.table.is(position.table) && run.end == span.start() && run.first + run.count == position.index
+            run.table.is(position.table) && run.end == start && run.first + run.count == position.index
         };
         match last {
             Some(last) if self.runs[last].as_ref().is_some_and(extends) => Some(last),

@@ -5,6 +5,10 @@ pub(crate) trait Selection {
     /// The lowest page selected that is not below `page`.
     fn next(&self, page: u64) -> Option<u64>;
 
+    /// How many pages from `page` on, which is selected, are selected one after the other: at least one, and perhaps
+    /// fewer than there are.
+    fn run(&self, page: u64) -> u64;
+
     /// Whether all of `count` pages from `first` on are selected.
     fn covers(&self, first: u64, count: u64) -> bool;
 }
@@ -22,6 +26,11 @@ impl Selection for All {
     fn next(&self, page: u64) -> Option<u64> {
         let page = page.max(self.first);
         (page < self.end).then_some(page)
+    }
+
+    #[inline(always)]
+    fn run(&self, page: u64) -> u64 {
+        self.end.saturating_sub(page).max(1)
     }
 
     #[inline]
@@ -49,6 +58,13 @@ impl Selection for Marked<'_> {
             bits = *self.words.get(word)?;
         }
         Some(self.base + word as u64 * 64 + u64::from(bits.trailing_zeros()))
+    }
+
+    #[inline]
+    fn run(&self, page: u64) -> u64 {
+        let from = page.saturating_sub(self.base) as usize;
+        let bits = self.words.get(from / 64).map_or(0, |word| word >> (from % 64));
+        u64::from(bits.trailing_ones()).max(1)
     }
 
     fn covers(&self, first: u64, count: u64) -> bool {

@@ -62,10 +62,10 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let (first, last, stride) = (leaf(0), leaf(entries - 1), leaf(1).wrapping_sub(leaf(0)));
         // Where the address is one field of the word, as it is nearly everywhere, the words are a fixed step apart.
         if first.wrapping_add(stride.wrapping_mul(entries as u64 - 1)) == last {
-            let mut raw = first;
-            for index in 0..entries {
-                child.write(index, raw);
-                raw = raw.wrapping_add(stride);
+            // Nearly always pages of neighbouring frames: a step that is a constant.
+            match geometry.page_size() {
+                page if page == stride => child.write_series(first, page),
+                _ => child.write_series(first, stride),
             }
         } else {
             (0..entries).for_each(|index| child.write(index, leaf(index)));

@@ -1,8 +1,10 @@
 //! The walk from the root to an entry.
 
+use core::ptr;
+
 use super::Entry;
 use crate::addr::{Gpa, Hpa, Level};
-use crate::format::{Format, Kind};
+use crate::format::Format;
 use crate::host::{TableMemory, Word};
 use crate::reclaim::Section;
 use crate::sync::{Ordering, Word as _};
@@ -23,13 +25,42 @@ impl<H: TableMemory> Copy for TableRef<'_, H> {}
 impl<'s, H: TableMemory> TableRef<'s, H> {
     /// Whether the two are one table.
     pub(crate) fn is(self, other: Self) -> bool {
-        core::ptr::eq(self.words, other.words)
+        ptr::eq(self.words, other.words)
     }
 
     /// The entry at `index`.
     #[inline(always)]
     pub(crate) fn entry(self, index: usize) -> Entry<'s, H::Atomics> {
         Entry::new(&self.words[index])
+    }
+
+    /// Does `step` with the entries from `first` on, `most` at the most and as far as the table goes, until it says
+    /// `false`; how many it said `true` to. Unrolled by hand: no compiler unrolls a loop of atomics that may end early.
+    #[inline(always)]
+    pub(crate) fn leading(
+        self,
+        first: usize,
+        most: usize,
+        mut step: impl FnMut(Entry<'s, H::Atomics>) -> bool,
+    ) -> usize {
+        let end = first.saturating_add(most).min(self.words.len());
+        let words = &self.words[first.min(end)..end];
+        // Counted by addresses, which costs nothing on the way.
+        let until = |word: &Word<H>| (ptr::from_ref(word).addr() - words.as_ptr().addr()) / size_of::<Word<H>>();
+        let (chunks, rest) = words.as_chunks::<8>();
+        for chunk in chunks {
+            for word in chunk {
+                if !step(Entry::new(word)) {
+                    return until(word);
+                }
+            }
+        }
+        for word in rest {
+            if !step(Entry::new(word)) {
+                return until(word);
+            }
+        }
+        words.len()
     }
 
     /// A table that is linked nowhere yet, from a handle's cache: `write` fills it with plain stores.
@@ -45,6 +76,22 @@ impl<'s, H: TableMemory> TableRef<'s, H> {
     #[inline(always)]
     pub(crate) fn write(self, index: usize, raw: u64) {
         self.words[index].store(raw, Ordering::Relaxed);
+    }
+
+    /// Stores `first`, `first + step`, `first + 2 * step`, … into all entries of a table that is linked nowhere yet.
+    #[inline(always)]
+    pub(crate) fn write_series(self, first: u64, step: u64) {
+        let mut raw = first;
+        let mut write = |word: &Word<H>| {
+            word.store(raw, Ordering::Relaxed);
+            raw = raw.wrapping_add(step);
+        };
+        // Unrolled by hand, as in `leading`.
+        let (chunks, rest) = self.words.as_chunks::<32>();
+        for chunk in chunks {
+            chunk.iter().for_each(&mut write);
+        }
+        rest.iter().for_each(&mut write);
     }
 }
 
@@ -147,7 +194,7 @@ impl<'s, H: TableMemory> Position<'s, H> {
         gpa: Gpa,
         lowest: Level,
     ) -> Self {
-        while self.level > lowest && format.kind(self.raw, self.level) == Kind::Table {
+        while self.level > lowest && format.is_table(self.raw, self.level) {
             self = self.below(host, format, section, gpa);
         }
         self
