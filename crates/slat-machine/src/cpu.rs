@@ -1,10 +1,11 @@
-//! One core: a TLB, a walker, and the window in which each guest access happens (see [`crate::broadcast`]).
+//! One core: a TLB, a walker, and the window in which each guest access happens (see [`crate::maintenance`]).
 
+use slat::addr::GpaRange;
 use slat::addr::{Gpa, Hpa};
-use slat::host::{Access, VcpuId};
+use slat::host::{Access, Flush, VcpuId};
 
-use crate::broadcast::Attached;
 use crate::machine::Machine;
+use crate::maintenance::Attached;
 use crate::tlb::{Lookup, Tlb};
 use crate::walk::{self, Fault, FaultKind, Translation};
 
@@ -14,7 +15,7 @@ pub struct Cpu<'m> {
     machine: &'m Machine,
     attached: Attached<'m>,
     tlb: Tlb,
-    root: Hpa,
+    register: Hpa,
     counts: CpuCounts,
 }
 
@@ -34,12 +35,14 @@ pub enum Exit {
     Fault(Fault),
     /// The TLB held translations of two sizes: break-before-make was not kept.
     Conflict,
+    /// The tables, or the root register, hold what the architecture reserves. No access anywhere should find that.
+    Misconfiguration(Fault),
     /// The access, or the walk for it, went to a physical address where there is nothing (any more).
     External(Hpa),
 }
 
 impl<'m> Cpu<'m> {
-    /// Core number `id` of `machine`, with `root` in its root register and its caches empty.
+    /// Core number `id` of `machine`, whose root register points to the tables at `root` and whose caches are empty.
     ///
     /// # Panics
     ///
@@ -47,9 +50,9 @@ impl<'m> Cpu<'m> {
     pub fn new(machine: &'m Machine, id: VcpuId, root: Hpa) -> Self {
         Self {
             machine,
-            attached: machine.broadcast().attach(id.0),
+            attached: machine.attach(id.0),
             tlb: Tlb::new(machine.walker(), machine.tlb_size()),
-            root,
+            register: machine.walker().register(root),
             counts: CpuCounts::default(),
         }
     }
@@ -72,6 +75,13 @@ impl<'m> Cpu<'m> {
         self.window(gpa, Access::Execute, |machine, offset| machine.memory().load(offset))
     }
 
+    /// Whether the core stays in its guest from one access to the next, until something takes it out (a fault, an
+    /// interrupt), where flushes are requested. Whoever waits for a flush then waits for this thread's next access: it
+    /// must not wait for them. Without it, each access is a stay of its own.
+    pub fn remain_in_guest(&mut self, remain: bool) {
+        self.attached.remain(remain);
+    }
+
     /// What the core has done so far.
     pub fn counts(&self) -> CpuCounts {
         self.counts
@@ -85,16 +95,30 @@ impl<'m> Cpu<'m> {
             let offset = self.machine.physical().guest_offset(hpa).ok_or(Exit::External(hpa))?;
             Ok(act(self.machine, offset))
         });
-        self.attached.leave();
-        self.counts.accesses += u64::from(result.is_ok());
+        match &result {
+            Ok(_) => {
+                self.counts.accesses += 1;
+                self.attached.leave();
+            }
+            Err(exit) => self.come_out(gpa, *exit),
+        }
         result
+    }
+
+    /// Out of the guest, with a fault or worse.
+    #[cold]
+    fn come_out(&mut self, gpa: Gpa, exit: Exit) {
+        if matches!(exit, Exit::Fault(_)) && self.machine.walker().forgets_faults() {
+            self.tlb.flush(Flush::Tables { range: GpaRange::around(gpa, 1) });
+        }
+        self.attached.exit();
     }
 
     #[inline]
     fn translate(&mut self, gpa: Gpa, access: Access) -> Result<Hpa, Exit> {
         let translation = match self.tlb.lookup(gpa) {
-            Lookup::Hit(translation) => translation,
-            Lookup::Miss => self.walk(gpa)?,
+            Lookup::Hit(translation) if translation.suffices(access) => translation,
+            Lookup::Hit(_) | Lookup::Miss => self.walk(gpa, access)?,
             Lookup::Conflict => return Err(Exit::Conflict),
         };
         let Translation { output, level, .. } = translation.check(access).map_err(Exit::Fault)?;
@@ -103,12 +127,13 @@ impl<'m> Cpu<'m> {
     }
 
     /// Walks, and remembers what was found even if it does not allow the access: hardware may, and software has to know.
-    fn walk(&mut self, gpa: Gpa) -> Result<Translation, Exit> {
+    fn walk(&mut self, gpa: Gpa, access: Access) -> Result<Translation, Exit> {
         self.counts.walks += 1;
         let machine = self.machine;
-        let found = walk::walk(machine.walker(), machine.physical(), self.root, gpa, self.tlb.walks());
+        let found = walk::walk(machine.walker(), machine.physical(), self.register, gpa, access, self.tlb.walks());
         let translation = found.map_err(|fault| match fault.kind {
             FaultKind::External(hpa) => Exit::External(hpa),
+            FaultKind::Misconfiguration | FaultKind::Root => Exit::Misconfiguration(fault),
             _ => Exit::Fault(fault),
         })?;
         self.tlb.fill(gpa, translation);
@@ -116,5 +141,7 @@ impl<'m> Cpu<'m> {
     }
 }
 
+#[cfg(test)]
+mod ept_tests;
 #[cfg(test)]
 mod tests;

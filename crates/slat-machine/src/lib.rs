@@ -7,11 +7,11 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`memory`] | guest memory, by the sources that KVM's selftests know |
+//! | [`memory`] | guest memory, by the sources that KVM's selftests know, and how a host takes it back |
 //! | [`physical`] | the physical address space, and the frames that tables live in |
 //! | [`walk`] | page walkers |
 //! | [`tlb`] | what a core caches |
-//! | [`broadcast`] | TLB maintenance, and the window in which a guest access happens |
+//! | [`maintenance`] | TLB maintenance: by [`broadcast`] (arm64), and by [`request`] and acknowledgement (x86) |
 //! | [`cpu`] | one core |
 //! | [`machine`] | all of it, as the engine's host |
 //! | [`vcpu`] | a core and the engine's vCPU, running guest programs |
@@ -22,12 +22,16 @@
 pub mod broadcast;
 pub mod copy;
 pub mod cpu;
+#[cfg(test)]
+mod explore;
 pub mod machine;
+pub mod maintenance;
 #[allow(unsafe_code)]
 mod mapping;
 pub mod memory;
 pub mod physical;
 pub mod program;
+pub mod request;
 #[cfg(test)]
 mod testing;
 pub mod tlb;

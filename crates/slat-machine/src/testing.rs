@@ -10,7 +10,9 @@ use crate::cpu::Cpu;
 use crate::machine::{Machine, MachineConfig};
 use crate::memory::Source;
 use crate::physical::GUEST_BASE;
+use crate::walk::Walker;
 use crate::walk::arm64::{Stage2, Vtcr};
+use crate::walk::ept::{Ept, Processor};
 
 /// Bits of a descriptor, by the manual's names.
 pub(crate) const VALID: u64 = 1 << 0;
@@ -36,18 +38,46 @@ pub(crate) fn range(start: u64, bytes: u64) -> GpaRange {
     GpaRange::with_len(gpa(start), bytes).unwrap()
 }
 
-/// A machine with 8 MiB of guest memory and 39 bits of guest address, whose tables start at the manual's level 1.
+/// What an entry of EPT that points to a table holds besides its address: everything is allowed.
+pub(crate) const EPT_TABLE: u64 = 0b111;
+/// An EPT page that may be read and written.
+pub(crate) const EPT_OPEN: u64 = 6 << 3 | 0b011;
+/// An EPT page that may only be read.
+pub(crate) const EPT_READ_ONLY: u64 = 6 << 3 | 0b001;
+
+/// A machine with 8 MiB of guest memory: arm64, with 39 bits of guest address, so that tables start at the manual's level
+/// 1; or EPT.
 pub(crate) struct Bench {
     pub(crate) machine: Machine,
     pub(crate) root: Hpa,
+    top: Level,
+    table_bits: u64,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let config = MachineConfig { table_limit: 64, ..MachineConfig::new(8 << 20, Source::Anonymous, 2) };
-        let machine = Machine::new(config, Box::new(Stage2::new(Vtcr::for_ipa_bits(39).unwrap()))).unwrap();
+        let walker = Box::new(Stage2::new(Vtcr::for_ipa_bits(39).unwrap()));
+        Self::of(Self::config(), walker, Level::new(2), TABLE_OR_PAGE | VALID)
+    }
+
+    pub(crate) fn config() -> MachineConfig {
+        MachineConfig { table_limit: 64, ..MachineConfig::new(8 << 20, Source::Anonymous, 2) }
+    }
+
+    /// EPT, with accessed and dirty flags or without.
+    pub(crate) fn ept(accessed_dirty: bool) -> Self {
+        Self::ept_of(Self::config(), accessed_dirty)
+    }
+
+    pub(crate) fn ept_of(config: MachineConfig, accessed_dirty: bool) -> Self {
+        let walker = Box::new(Ept::of(Processor::default(), accessed_dirty));
+        Self::of(config, walker, Level::new(3), EPT_TABLE)
+    }
+
+    fn of(config: MachineConfig, walker: Box<dyn Walker>, top: Level, table_bits: u64) -> Self {
+        let machine = Machine::new(config, walker).unwrap();
         let root = machine.allocate(1).unwrap();
-        Self { machine, root }
+        Self { machine, root, top, table_bits }
     }
 
     pub(crate) fn cpu(&self, id: u32) -> Cpu<'_> {
@@ -56,12 +86,12 @@ impl Bench {
 
     /// The descriptor of `level` for `at`; the tables above it are made if there are none.
     pub(crate) fn entry(&self, at: u64, level: Level) -> &AtomicU64 {
-        let (mut table, mut above) = (self.root, Level::new(2));
+        let (mut table, mut above) = (self.root, self.top);
         while above > level {
             let descriptor = self.word(table, at, above);
             if descriptor.load(Acquire) & VALID == 0 {
                 let below = self.machine.allocate(1).unwrap();
-                descriptor.store(below.get() | TABLE_OR_PAGE | VALID, Release);
+                descriptor.store(below.get() | self.table_bits, Release);
             }
             table = self.table(at, above);
             above = above.below().unwrap();
@@ -72,6 +102,11 @@ impl Bench {
     /// The table that the descriptor of `level` for `at` points to.
     pub(crate) fn table(&self, at: u64, level: Level) -> Hpa {
         Hpa::new(self.entry(at, level).load(Acquire) & !0xfff)
+    }
+
+    /// Maps the page at `at` to the page of guest memory at `offset` by an entry of EPT.
+    pub(crate) fn map_ept_page(&self, at: u64, offset: u64, bits: u64) {
+        self.entry(at, PAGE).store((GUEST_BASE.get() + offset) | bits, Release);
     }
 
     /// Maps the page at `at` to the page of guest memory at `offset`.

@@ -6,7 +6,7 @@
 //! allow an access stays. An engine that flushes less than it has to is therefore caught out.
 
 use slat::addr::{Gpa, GpaRange, Hpa, Level};
-use slat::host::{Flush, Hint};
+use slat::host::{Flush, Hint, Permissions};
 
 use crate::walk::{DescriptorMemory, Fault, FaultKind, Translation, Walker};
 
@@ -168,12 +168,22 @@ pub struct WalkCache {
     entries: Box<[Option<Table>]>,
 }
 
-/// A table whose entries are of `level`, and the piece of guest memory that it maps.
+/// A table that a walk came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TablePath {
+    /// Where it lies.
+    pub table: Hpa,
+    /// The level of its entries.
+    pub level: Level,
+    /// What the entries on the way to it allow together.
+    pub permissions: Permissions,
+}
+
+/// A table and the piece of guest memory that it maps.
 #[derive(Clone, Copy, Debug)]
 struct Table {
     number: u64,
-    level: Level,
-    table: Hpa,
+    path: TablePath,
     generation: Option<u32>,
 }
 
@@ -187,7 +197,7 @@ impl WalkCache {
         Self { shifts: [0; Level::COUNT], entries: Box::default() }
     }
 
-    /// The lowest table that is known for `gpa`, with the level of its entries, below `start`.
+    /// The lowest table that is known for `gpa`, below `start`.
     ///
     /// A pointer to a table that has been freed since is a fault: it should have been flushed before that (M2).
     pub(crate) fn lookup(
@@ -195,16 +205,16 @@ impl WalkCache {
         memory: &dyn DescriptorMemory,
         gpa: Gpa,
         start: Level,
-    ) -> Result<Option<(Hpa, Level)>, Fault> {
+    ) -> Result<Option<TablePath>, Fault> {
         let mut next = (!self.entries.is_empty()).then_some(Level::PAGE);
         while let Some(level) = next.filter(|&level| level < start) {
             let number = gpa.get() >> self.span_shift(level);
             match self.entries[position(number, level, self.entries.len())] {
-                Some(known) if known.number == number && known.level == level => {
-                    return if memory.generation(known.table) == known.generation {
-                        Ok(Some((known.table, level)))
+                Some(Table { number: known, path, generation }) if known == number && path.level == level => {
+                    return if memory.generation(path.table) == generation {
+                        Ok(Some(path))
                     } else {
-                        Err(Fault { kind: FaultKind::External(known.table), level })
+                        Err(Fault::at(level, FaultKind::External(path.table)))
                     };
                 }
                 _ => next = level.above(),
@@ -213,18 +223,20 @@ impl WalkCache {
         Ok(None)
     }
 
-    /// Remembers that the entries of `level` for `gpa` are in the table at `table`.
-    pub(crate) fn fill(&mut self, memory: &dyn DescriptorMemory, gpa: Gpa, level: Level, table: Hpa) {
+    /// Remembers a table that a walk for `gpa` came to.
+    pub(crate) fn fill(&mut self, memory: &dyn DescriptorMemory, gpa: Gpa, path: TablePath) {
         if !self.entries.is_empty() {
-            let number = gpa.get() >> self.span_shift(level);
-            let position = position(number, level, self.entries.len());
-            self.entries[position] = Some(Table { number, level, table, generation: memory.generation(table) });
+            let number = gpa.get() >> self.span_shift(path.level);
+            let position = position(number, path.level, self.entries.len());
+            self.entries[position] = Some(Table { number, path, generation: memory.generation(path.table) });
         }
     }
 
     fn flush(&mut self, range: GpaRange) {
         let shifts = self.shifts;
-        drop_where(&mut self.entries, |known| piece(known.number, shifts[known.level.index() + 1]).overlaps(range));
+        drop_where(&mut self.entries, |known| {
+            piece(known.number, shifts[known.path.level.index() + 1]).overlaps(range)
+        });
     }
 
     /// What a table of `level` maps is what one entry of the level above covers.

@@ -12,6 +12,7 @@ use slat::vm::{Outcome, Vcpu, VmRef};
 use crate::cpu::{Cpu, Exit};
 use crate::machine::Machine;
 use crate::program::{Action, Program};
+use crate::walk::Fault;
 
 /// The way from a guest's fault into the engine. Locking policies wrap it.
 pub trait FaultEntry {
@@ -144,6 +145,14 @@ pub enum GuestError {
     /// The core's TLB held translations of two sizes for one address: break-before-make was not kept.
     #[error("TLB conflict at {0}: the tables were changed without break-before-make")]
     Conflict(Gpa),
+    /// The tables, or the root register, hold what the architecture reserves (x86: EPT misconfiguration).
+    #[error("misconfiguration met by the guest's access to {gpa}: {fault:?}")]
+    Misconfiguration {
+        /// What the guest accessed.
+        gpa: Gpa,
+        /// What the walk found.
+        fault: Fault,
+    },
     /// An access or a walk went to a physical address where there is nothing, or nothing any more.
     #[error("external abort for the guest's access to {gpa}: there is nothing at {hpa:?} (any more)")]
     ExternalAbort {
@@ -161,7 +170,7 @@ const CARRIED: usize = 8;
 const PATIENCE: u32 = 100_000;
 
 impl<'m, E: FaultEntry> Runner<'m, E> {
-    /// The vCPU with number `id`: core `id` of `machine` with `root` in its root register, faulting into `entry`.
+    /// The vCPU with number `id`: core `id` of `machine` walking the tables at `root`, faulting into `entry`.
     ///
     /// # Panics
     ///
@@ -188,8 +197,28 @@ impl<'m, E: FaultEntry> Runner<'m, E> {
         self.access(gpa, Access::Execute, |cpu| cpu.fetch(gpa))
     }
 
+    /// Whether the vCPU stays in its guest from one access to the next ([`Cpu::remain_in_guest`]).
+    pub fn remain_in_guest(&mut self, remain: bool) {
+        self.cpu.remain_in_guest(remain);
+    }
+
     /// Runs what `program` has for `vcpu` in pass number `pass`, until it is over or `stop` is set.
+    ///
+    /// The vCPU stays in its guest all the while, but for faults and interrupts.
     pub fn execute(
+        &mut self,
+        program: &Program,
+        vcpu: u32,
+        pass: u64,
+        stop: Option<&AtomicBool>,
+    ) -> Result<Pass, GuestError> {
+        self.remain_in_guest(true);
+        let result = self.steps(program, vcpu, pass, stop);
+        self.remain_in_guest(false);
+        result
+    }
+
+    fn steps(
         &mut self,
         program: &Program,
         vcpu: u32,
@@ -245,6 +274,7 @@ impl<'m, E: FaultEntry> Runner<'m, E> {
                 Ok(done) => return Ok(done),
                 Err(Exit::Fault(_)) => self.fault(gpa, access, &mut served)?,
                 Err(Exit::Conflict) => return Err(GuestError::Conflict(gpa)),
+                Err(Exit::Misconfiguration(fault)) => return Err(GuestError::Misconfiguration { gpa, fault }),
                 Err(Exit::External(hpa)) => return Err(GuestError::ExternalAbort { gpa, hpa }),
             }
         }
@@ -265,7 +295,7 @@ impl<'m, E: FaultEntry> Runner<'m, E> {
             }
             Outcome::NeedTables(tables) => {
                 self.counts.needed_tables += 1;
-                return self.top_up(tables);
+                return self.top_up(tables.into());
             }
             Outcome::NoSlot => return Err(GuestError::NoSlot(gpa)),
             Outcome::Mmio => return Err(GuestError::Mmio(gpa)),

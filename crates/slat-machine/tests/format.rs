@@ -1,30 +1,117 @@
-//! `slat::format::Arm64` held against the walker that was written from the manual: two readings of it that share no
-//! line have to agree.
+//! Each format held against the walker that was written from the same architecture's manual: two readings of it that
+//! share no line have to agree.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 use slat::addr::{Gpa, Hpa, Level};
-use slat::format::{Arm64, Change, Format, Leaf};
+use slat::format::{Arm64, Change, Format, Kind, Leaf};
 use slat::host::{Access, MemoryType, Permissions};
 use slat_machine::walk::arm64::{Stage2, Vtcr};
+use slat_machine::walk::ept::Processor;
 use slat_machine::walk::{Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, translate};
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
 
-fn format(bits: u32) -> Arm64 {
-    Arm64::new(bits).unwrap()
+/// A format and its walker.
+trait Pair {
+    type Format: Format;
+
+    /// Bits of guest physical address that the format can be made for.
+    const BITS: RangeInclusive<u32>;
+
+    fn format(bits: u32) -> Self::Format;
+    fn walker(bits: u32) -> Box<dyn Walker>;
+
+    /// Both for the largest address.
+    fn both() -> (Self::Format, Box<dyn Walker>) {
+        (Self::format(*Self::BITS.end()), Self::walker(*Self::BITS.end()))
+    }
 }
 
-fn walker(bits: u32) -> Stage2 {
-    Stage2::new(Vtcr::for_ipa_bits(bits).unwrap())
+/// arm64 stage 2.
+struct Arm;
+
+impl Pair for Arm {
+    type Format = Arm64;
+
+    const BITS: RangeInclusive<u32> = 32..=48;
+
+    fn format(bits: u32) -> Arm64 {
+        Arm64::new(bits).unwrap()
+    }
+
+    fn walker(bits: u32) -> Box<dyn Walker> {
+        Box::new(Stage2::new(Vtcr::for_ipa_bits(bits).unwrap()))
+    }
 }
 
-fn levels(format: Arm64) -> impl Iterator<Item = Level> {
+/// x86 EPT, on the processor that allows least and has the widest addresses.
+struct Ept;
+
+impl Pair for Ept {
+    type Format = slat::format::Ept;
+
+    const BITS: RangeInclusive<u32> = 48..=48;
+
+    fn format(_: u32) -> Self::Format {
+        slat::format::Ept::new()
+    }
+
+    fn walker(_: u32) -> Box<dyn Walker> {
+        let processor = Processor { physical_bits: 52, execute_only: false, ..Processor::default() };
+        Box::new(slat_machine::walk::ept::Ept::of(processor, false))
+    }
+}
+
+/// The tests, for one pair.
+macro_rules! hold {
+    ($name:ident, $pair:ty, [$($test:ident),* $(,)?]) => {
+        mod $name {
+            $(#[test]
+            fn $test() {
+                super::$test::<$pair>();
+            })*
+
+            proptest::proptest! {
+                #[test]
+                fn what_is_mapped_at_an_address_is_found_at_it(
+                    bits in <$pair as super::Pair>::BITS,
+                    at in proptest::prelude::any::<u64>(),
+                    frame in 0u64..1 << 18,
+                    level in 0u8..3,
+                    inside in proptest::prelude::any::<u64>(),
+                ) {
+                    super::what_is_mapped_is_found::<$pair>(bits, at, frame, level, inside)?;
+                }
+            }
+        }
+    };
+}
+
+macro_rules! hold_each {
+    ($($name:ident: $pair:ty),*) => {
+        $(hold!($name, $pair, [
+            the_hardware_does_through_a_leaf_what_the_format_says_it_does,
+            every_change_of_a_leaf_does_to_the_hardware_what_its_name_says,
+            a_leaf_that_was_made_old_is_what_it_was_once_it_is_accessed,
+            a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbids,
+            a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing,
+            states_of_software_are_invalid_to_the_hardware_at_every_level,
+            the_hardware_never_takes_an_annotation_for_an_entry,
+            the_shape_of_the_tree_is_the_same_for_every_address_size,
+        ]);)*
+    };
+}
+
+hold_each!(arm64: super::Arm, ept: super::Ept);
+
+fn levels(format: impl Format) -> impl Iterator<Item = Level> {
     (0..=format.geometry().root_level().get()).map(Level::new)
 }
 
-fn leaf_levels(format: Arm64) -> impl Iterator<Item = Level> {
+fn leaf_levels(format: impl Format) -> impl Iterator<Item = Level> {
     (0..=format.geometry().largest_leaf().get()).map(Level::new)
 }
 
@@ -33,7 +120,7 @@ fn leaves(hpa: u64) -> impl Iterator<Item = Leaf> {
     (0..32u32).flat_map(move |bits| {
         [MemoryType::Normal, MemoryType::NonCacheable, MemoryType::Device].map(move |memory| Leaf {
             hpa: Hpa::new(hpa),
-            permissions: Permissions { read: bits & 1 != 0, write: bits & 2 != 0, execute: bits & 4 != 0 },
+            permissions: Permissions::new(bits & 1 != 0, bits & 2 != 0, bits & 4 != 0),
             may_write: bits & 8 != 0,
             memory,
             accessed: bits & 16 != 0,
@@ -42,11 +129,17 @@ fn leaves(hpa: u64) -> impl Iterator<Item = Leaf> {
 }
 
 /// What the walker makes of a word, `access` included.
-fn verdict(raw: u64, level: Level, access: Access) -> Result<Translation, FaultKind> {
-    match walker(48).resolve(raw, level) {
+fn verdict(walker: &dyn Walker, raw: u64, level: Level, access: Access) -> Result<Translation, FaultKind> {
+    match walker.resolve(raw, level) {
         Step::Leaf { translation, .. } => translation.check(access).map_err(|fault| fault.kind),
-        Step::Fault(kind) => Err(kind),
-        Step::Table(table) => panic!("{raw:#x} at {level} leads to a table at {table}"),
+        Step::Fault(kind) => {
+            assert!(
+                matches!(kind, FaultKind::Translation | FaultKind::AccessFlag),
+                "{raw:#x} at {level} is no well-formed entry: {kind:?}"
+            );
+            Err(kind)
+        }
+        Step::Table { table, .. } => panic!("{raw:#x} at {level} leads to a table at {table}"),
     }
 }
 
@@ -55,66 +148,79 @@ fn kind_of(memory: Memory) -> MemoryType {
         Memory::WriteBack => MemoryType::Normal,
         Memory::NonCacheable => MemoryType::NonCacheable,
         Memory::Device => MemoryType::Device,
-        Memory::WriteThrough => panic!("the engine maps nothing as write-through"),
+        other => panic!("the engine maps nothing as {other:?}"),
     }
 }
 
-#[test]
-fn the_hardware_does_through_a_leaf_what_the_format_says_it_does() {
-    let format = format(48);
+fn the_hardware_does_through_a_leaf_what_the_format_says_it_does<P: Pair>() {
+    let (format, walker) = P::both();
     for level in leaf_levels(format) {
         for leaf in leaves(0x0000_7f40_0000_0000) {
             let raw = format.leaf(leaf, level);
             for access in ACCESSES {
-                let verdict = verdict(raw, level, access);
-                assert_eq!(
-                    verdict.is_ok(),
-                    format.permits(raw, level, access),
-                    "{access:?} through {leaf:?} at {level}"
-                );
+                let verdict = verdict(&*walker, raw, level, access);
+                let permits = format.permits(raw, level, access);
+                assert_eq!(verdict.is_ok(), permits, "{access:?} through {leaf:?} at {level}");
                 if let Ok(found) = verdict {
+                    assert!(leaf.permissions.allow(access) && leaf.accessed);
                     assert_eq!((found.output, found.level, kind_of(found.memory)), (leaf.hpa, level, leaf.memory));
-                }
-                if !leaf.accessed {
-                    assert_eq!(verdict, Err(FaultKind::AccessFlag));
+                } else if leaf.permissions.read() && leaf.memory == MemoryType::Normal {
+                    assert!(!leaf.accessed || !leaf.permissions.allow(access), "{access:?} through {leaf:?}");
                 }
             }
-            let writable = matches!(walker(48).resolve(format.made_accessed(raw, level), level),
-                Step::Leaf { translation, .. } if translation.permissions.write);
-            assert_eq!(format.is_writable(raw, level), writable);
+            if leaf.accessed {
+                let writable = verdict(&*walker, raw, level, Access::Write).is_ok();
+                assert_eq!(format.is_writable(raw, level), writable);
+            }
         }
     }
 }
 
-#[test]
-fn every_change_of_a_leaf_does_to_the_hardware_what_its_name_says() {
-    let format = format(48);
+fn every_change_of_a_leaf_does_to_the_hardware_what_its_name_says<P: Pair>() {
+    let (format, walker) = P::both();
+    let verdict = |raw, level, access| verdict(&*walker, raw, level, access);
     for level in leaf_levels(format) {
         for leaf in leaves(0x4000_0000) {
             let raw = format.leaf(leaf, level);
-            assert!(verdict(format.made_writable(raw, level), level, Access::Write).is_ok());
-            let accessed = format.made_accessed(raw, level);
+            if format.may_write(raw, level) {
+                assert!(verdict(format.made_writable(raw, level), level, Access::Write).is_ok());
+            }
+            let fresh = format.leaf(Leaf { accessed: true, ..leaf }, level);
             for access in ACCESSES {
-                assert_ne!(verdict(accessed, level, access), Err(FaultKind::AccessFlag));
+                assert_eq!(verdict(format.made_accessed(raw, level), level, access), verdict(fresh, level, access));
             }
             for protected in [format.write_protected(raw, level), format.write_revoked(raw, level)] {
                 assert!(verdict(protected, level, Access::Write).is_err());
-                assert_eq!(
-                    verdict(protected, level, Access::Read),
-                    verdict(raw, level, Access::Read).map(|found| {
-                        Translation { permissions: Permissions { write: false, ..found.permissions }, ..found }
-                    })
-                );
+                for access in [Access::Read, Access::Execute] {
+                    let expected = verdict(raw, level, access)
+                        .map(|found| Translation { permissions: found.permissions.with_write(false), ..found });
+                    assert_eq!(verdict(protected, level, access), expected);
+                }
             }
+        }
+    }
+}
+
+fn a_leaf_that_was_made_old_is_what_it_was_once_it_is_accessed<P: Pair>() {
+    let (format, walker) = P::both();
+    for level in leaf_levels(format) {
+        for leaf in leaves(0x4000_0000).filter(|leaf| leaf.accessed) {
+            let raw = format.leaf(leaf, level);
+            let old = format.made_old(raw, level);
+            for access in ACCESSES {
+                assert!(verdict(&*walker, old, level, access).is_err(), "{access:?} through an old {leaf:?}");
+            }
+            assert_eq!(format.made_accessed(old, level), raw);
+            let protected = format.made_accessed(format.write_protected(old, level), level);
+            assert_eq!(protected, format.write_protected(raw, level));
         }
     }
 }
 
 /// A stale translation may stay only where its user loses nothing by it and gains nothing.
-#[test]
-fn a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbids() {
-    let format = format(48);
-    let cached = |raw, level| match walker(48).resolve(raw, level) {
+fn a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbids<P: Pair>() {
+    let (format, walker) = P::both();
+    let cached = |raw, level| match walker.resolve(raw, level) {
         Step::Leaf { translation, .. } => Some(translation),
         _ => None,
     };
@@ -137,21 +243,35 @@ fn a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbi
     }
 }
 
-#[test]
-fn states_of_software_are_invalid_to_the_hardware_at_every_level() {
-    for level in levels(format(48)) {
-        for word in [0, Arm64::LOCKED, Arm64::FROZEN] {
-            assert_eq!(walker(48).resolve(word, level), Step::Fault(FaultKind::Translation));
+fn a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing<P: Pair>() {
+    let (format, walker) = P::both();
+    let table = Hpa::new(0x7f40_1234_5000);
+    let expected = Step::Table { table, permissions: Permissions::ALL, update: None };
+    for level in levels(format).filter(|&level| level > Level::PAGE) {
+        let raw = format.table(table, level);
+        assert_eq!(walker.resolve(raw, level), expected);
+        assert_eq!(walker.resolve(format.kept(raw, level), level), expected);
+    }
+}
+
+fn states_of_software_are_invalid_to_the_hardware_at_every_level<P: Pair>() {
+    let (format, walker) = P::both();
+    for level in levels(format) {
+        for word in [0, P::Format::LOCKED, P::Format::FROZEN] {
+            assert_eq!(walker.resolve(word, level), Step::Fault(FaultKind::Translation));
         }
     }
 }
 
-#[test]
-fn the_hardware_never_takes_an_annotation_for_an_entry() {
-    // Bits 1:0 clear is all that invalid entries keep to.
-    for word in [0xffff_ffff_ffff_fffc, 0x1234_5678_9abc_def0] {
-        for level in levels(format(48)) {
-            assert_eq!(walker(48).resolve(word, level), Step::Fault(FaultKind::Translation));
+fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
+    let (format, walker) = P::both();
+    let most = (1 << P::Format::ANNOTATION_BITS) - 1;
+    let each_bit = (0..P::Format::ANNOTATION_BITS).map(|bit| 1 << bit);
+    for annotation in [0, most, 0x1234_5678_9abc_def0 & most].into_iter().chain(each_bit) {
+        let word = format.annotation(annotation);
+        for level in levels(format) {
+            assert_eq!(walker.resolve(word, level), Step::Fault(FaultKind::Translation));
+            assert_eq!((format.kind(word, level), format.annotated(word)), (Kind::Empty, annotation));
         }
     }
 }
@@ -167,7 +287,7 @@ const ROOT: u64 = 0x1000_0000;
 
 impl Built {
     /// Maps the leaf of `level` around `gpa`, as the engine would lay it out.
-    fn map(&mut self, format: Arm64, gpa: Gpa, leaf: Leaf, level: Level) {
+    fn map(&mut self, format: impl Format, gpa: Gpa, leaf: Leaf, level: Level) {
         let geometry = format.geometry();
         let (mut table, mut index, mut above) = (ROOT, geometry.root_index(gpa), geometry.root_level());
         while above > level {
@@ -201,10 +321,9 @@ fn open(hpa: Hpa) -> Leaf {
     Leaf { hpa, permissions: Permissions::ALL, may_write: true, memory: MemoryType::Normal, accessed: true }
 }
 
-#[test]
-fn the_shape_of_the_tree_is_the_same_for_every_address_size() {
-    for bits in 32..=48 {
-        let (format, walker) = (format(bits), walker(bits));
+fn the_shape_of_the_tree_is_the_same_for_every_address_size<P: Pair>() {
+    for bits in P::BITS {
+        let (format, walker) = (P::format(bits), P::walker(bits));
         let geometry = format.geometry();
         let last = Gpa::new((1 << bits) - 1);
         assert_eq!(walker.start(last), Ok(geometry.root_level()), "{bits} bits");
@@ -212,7 +331,7 @@ fn the_shape_of_the_tree_is_the_same_for_every_address_size() {
         assert_eq!(geometry.address_space().end(), Gpa::new(1 << bits));
         // The format's root is aligned to its tables; the walker ignores no bit of such an address.
         let root = Hpa::new(geometry.root_tables() as u64 * geometry.table_bytes());
-        assert_eq!(walker.root(root), Ok(root));
+        assert_eq!(walker.root(walker.register(root)), Ok(root));
         let entry = walker.descriptor(Hpa::new(ROOT), geometry.root_level(), last);
         assert_eq!((entry.get() - ROOT) / 8, geometry.root_entries() as u64 - 1);
         for level in levels(format) {
@@ -221,29 +340,26 @@ fn the_shape_of_the_tree_is_the_same_for_every_address_size() {
     }
 }
 
-proptest! {
-    #[test]
-    fn what_is_mapped_at_an_address_is_found_at_it(
-        bits in 32u32..=48,
-        at in any::<u64>(),
-        frame in 0u64..1 << 18,
-        level in 0u8..3,
-        inside in any::<u64>(),
-    ) {
-        let format = format(bits);
-        let geometry = format.geometry();
-        let level = Level::new(level).min(geometry.largest_leaf());
-        let gpa = Gpa::new(at & ((1 << bits) - 1)).align_down(geometry.size(level));
-        let hpa = Hpa::new(frame << 30 | (at & 0x3fff_f000)).align_down(geometry.size(level));
-        let mut tables = Built::default();
-        tables.map(format, gpa, open(hpa), level);
+fn what_is_mapped_is_found<P: Pair>(
+    bits: u32,
+    at: u64,
+    frame: u64,
+    level: u8,
+    inside: u64,
+) -> Result<(), TestCaseError> {
+    let (format, walker) = (P::format(bits), P::walker(bits));
+    let geometry = format.geometry();
+    let level = Level::new(level).min(geometry.largest_leaf());
+    let gpa = Gpa::new(at & ((1 << bits) - 1)).align_down(geometry.size(level));
+    let hpa = Hpa::new(frame << 30 | (at & 0x3fff_f000)).align_down(geometry.size(level));
+    let mut tables = Built::default();
+    tables.map(format, gpa, open(hpa), level);
 
-        let touched = Gpa::new(gpa.get() + inside % geometry.size(level));
-        let found = translate(&walker(bits), &tables, Hpa::new(ROOT), touched, Access::Write).unwrap();
-        prop_assert_eq!((found.output, found.level), (hpa, level));
-
-        let beside = Gpa::new(gpa.get() ^ geometry.size(level));
-        let missing = translate(&walker(bits), &tables, Hpa::new(ROOT), beside, Access::Read);
-        prop_assert_eq!(missing, Err(Fault { kind: FaultKind::Translation, level }));
-    }
+    let look = |gpa, access| translate(&*walker, &tables, walker.register(Hpa::new(ROOT)), gpa, access);
+    let touched = Gpa::new(gpa.get() + inside % geometry.size(level));
+    let found = look(touched, Access::Write).unwrap();
+    prop_assert_eq!((found.output, found.level), (hpa, level));
+    let beside = Gpa::new(gpa.get() ^ geometry.size(level));
+    prop_assert_eq!(look(beside, Access::Read), Err(Fault::at(level, FaultKind::Translation)));
+    Ok(())
 }

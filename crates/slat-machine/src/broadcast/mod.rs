@@ -40,61 +40,16 @@ use slat::host::{Flush, Hint};
 use slat::sync::{Atomics, Core, Padded, Word};
 
 use self::ring::Ring;
+use crate::maintenance::{FlushCounts, Pending, Post, State};
 
 /// How many flushes the machine's ring remembers.
 const RING: usize = 256;
-
-/// How often a flush looks at an open window before it takes the core for one that has lost its processor.
-const PATIENCE: u32 = 100;
 
 /// The ring of posted flushes, and the lines of all cores.
 pub(crate) struct Broadcast<A: Atomics = Core> {
     post: Padded<Post<A>>,
     ring: Ring<A>,
     lines: Box<[Padded<Line<A>>]>,
-}
-
-/// What every flush writes, in one pair of cache lines.
-struct Post<A: Atomics> {
-    next: A::Word,
-    /// How many flushes wait for a window that has been open for long.
-    waiting: A::Word,
-    leaves: A::Word,
-    tables: A::Word,
-    all: A::Word,
-}
-
-/// How many flushes there have been, by kind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FlushCounts {
-    /// Of leaves in a range.
-    pub leaves: u64,
-    /// Of a range with its walk caches.
-    pub tables: u64,
-    /// Of everything.
-    pub all: u64,
-    /// Of one page on the flushing core alone.
-    pub local: u64,
-}
-
-impl std::ops::Sub for FlushCounts {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            leaves: self.leaves - earlier.leaves,
-            tables: self.tables - earlier.tables,
-            all: self.all - earlier.all,
-            local: self.local - earlier.local,
-        }
-    }
-}
-
-/// A flush on its way: complete when every core has seen more than this ticket or is outside of its window.
-#[must_use = "a flush is complete only after it was waited for"]
-#[derive(Debug)]
-pub struct Pending {
-    ticket: u64,
 }
 
 impl Broadcast {
@@ -106,9 +61,11 @@ impl Broadcast {
 
 impl<A: Atomics> Broadcast<A> {
     fn with_ring(cores: u32, places: usize) -> Self {
-        let [next, waiting, leaves, tables, all] = [0; 5].map(A::Word::new);
-        let post = Post { next, waiting, leaves, tables, all };
-        Self { post: Padded(post), ring: Ring::new(places), lines: (0..cores).map(|_| Padded(Line::new())).collect() }
+        Self {
+            post: Padded(Post::new()),
+            ring: Ring::new(places),
+            lines: (0..cores).map(|_| Padded(Line::new())).collect(),
+        }
     }
 
     pub(crate) fn cores(&self) -> u32 {
@@ -117,14 +74,8 @@ impl<A: Atomics> Broadcast<A> {
 
     /// Posts a flush to every core.
     pub(crate) fn post(&self, flush: Flush) -> Pending {
-        let counter = match flush {
-            Flush::Leaves { .. } => &self.post.leaves,
-            Flush::Tables { .. } => &self.post.tables,
-            Flush::All => &self.post.all,
-        };
-        counter.fetch_add(1, Relaxed);
         // F2: releases F1 to the acquire of C3.
-        let ticket = self.post.next.fetch_add(1, AcqRel);
+        let ticket = self.post.take_ticket(flush);
         self.ring.write(ticket, flush);
         // F3: pairs with C2.
         A::full_fence();
@@ -134,27 +85,8 @@ impl<A: Atomics> Broadcast<A> {
     /// F4: waits until `pending` is complete.
     pub(crate) fn wait(&self, pending: &Pending) {
         for line in &self.lines {
-            // Acquire: pairs with C2 and with the release of C5.
-            let is_done = || State::of(line.word.load(Acquire)).has_done(pending.ticket);
-            let mut left = PATIENCE;
-            while left > 0 && !is_done() {
-                A::spin_hint();
-                left -= 1;
-            }
-            if left == 0 {
-                self.wait_for_long(is_done);
-            }
+            self.post.wait(&line.word, pending.ticket);
         }
-    }
-
-    #[cold]
-    fn wait_for_long(&self, is_done: impl Fn() -> bool) {
-        self.post.waiting.fetch_add(1, Relaxed);
-        while !is_done() {
-            A::spin_hint();
-            std::thread::yield_now();
-        }
-        self.post.waiting.fetch_sub(1, Relaxed);
     }
 
     /// Drops, on core `core` alone, what is cached for `page` at `level`. Applied before the core's next access.
@@ -169,8 +101,7 @@ impl<A: Atomics> Broadcast<A> {
 
     pub(crate) fn counts(&self) -> FlushCounts {
         let local = self.lines.iter().map(|line| line.locals.load(Relaxed)).sum();
-        let Post { leaves, tables, all, .. } = &self.post.0;
-        FlushCounts { leaves: leaves.load(Relaxed), tables: tables.load(Relaxed), all: all.load(Relaxed), local }
+        self.post.counts(local)
     }
 
     /// Claims core `core` for the calling thread, with empty caches; what was posted so far does not concern it.
@@ -179,7 +110,7 @@ impl<A: Atomics> Broadcast<A> {
         let line = line.unwrap_or_else(|| panic!("this machine has {} cores, and no core {core}", self.cores()));
         let taken = line.attached.swap(1, AcqRel);
         assert_eq!(taken, 0, "core {core} is driven by another thread already");
-        Attached { broadcast: self, line, seen: self.post.next.load(Acquire) }
+        Attached { broadcast: self, line, seen: self.post.seen() }
     }
 }
 
@@ -209,27 +140,6 @@ impl<A: Atomics> Line<A> {
     }
 }
 
-/// A line's word, taken apart.
-#[derive(Clone, Copy)]
-struct State {
-    open: bool,
-    seen: u64,
-}
-
-impl State {
-    const fn of(word: u64) -> Self {
-        Self { open: word & 1 != 0, seen: word >> 1 }
-    }
-
-    const fn word(self) -> u64 {
-        self.seen << 1 | self.open as u64
-    }
-
-    const fn has_done(self, ticket: u64) -> bool {
-        !self.open || self.seen > ticket
-    }
-}
-
 /// A core, driven by the thread that holds this.
 pub(crate) struct Attached<'m, A: Atomics = Core> {
     broadcast: &'m Broadcast<A>,
@@ -242,29 +152,27 @@ impl<A: Atomics> Attached<'_, A> {
     #[inline]
     pub(crate) fn enter(&mut self, mut apply: impl FnMut(Flush)) {
         // C1 and C2: an exchange instead of a store, since after one a full fence is free on x86.
-        self.line.word.swap(State { open: true, seen: self.seen }.word(), Relaxed);
+        self.line.word.swap(State { inside: true, seen: self.seen }.word(), Relaxed);
         A::full_fence_after_rmw();
         if self.line.local.load(Relaxed) != 0 {
             // Acquire: pairs with the release in `post_local`.
             apply(local::decode(self.line.local.swap(0, Acquire)));
         }
         // C3: acquires what F2 released.
-        let next = self.broadcast.post.next.load(Acquire);
+        let next = self.broadcast.post.seen();
         if next != self.seen {
             self.apply_posted(next, &mut apply);
             self.seen = next;
             // Relaxed: what F4 has to acquire from this word came before C2.
-            self.line.word.store(State { open: true, seen: next }.word(), Relaxed);
+            self.line.word.store(State { inside: true, seen: next }.word(), Relaxed);
         }
     }
 
     /// C5: closes the window.
     #[inline]
     pub(crate) fn leave(&mut self) {
-        self.line.word.store(State { open: false, seen: self.seen }.word(), Release);
-        if self.broadcast.post.waiting.load(Relaxed) != 0 {
-            std::thread::yield_now();
-        }
+        self.line.word.store(State { inside: false, seen: self.seen }.word(), Release);
+        self.broadcast.post.give_way();
     }
 
     #[cold]

@@ -2,72 +2,10 @@
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
-use loom::sync::atomic::AtomicU64;
 use slat::addr::GpaRange;
 
 use super::*;
-
-/// loom's atomics as the family that the protocol is written for.
-struct Model;
-
-struct ModelWord(AtomicU64);
-
-impl Atomics for Model {
-    type Word = ModelWord;
-    type Statistic = ModelWord;
-
-    fn full_fence() {
-        loom::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-    }
-
-    fn acquire_fence() {
-        loom::sync::atomic::fence(Acquire);
-    }
-
-    fn spin_hint() {
-        loom::thread::yield_now();
-    }
-}
-
-type Order = slat::sync::Ordering;
-
-impl Word for ModelWord {
-    fn new(value: u64) -> Self {
-        Self(AtomicU64::new(value))
-    }
-
-    fn load(&self, order: Order) -> u64 {
-        self.0.load(order)
-    }
-
-    fn store(&self, value: u64, order: Order) {
-        self.0.store(value, order);
-    }
-
-    fn compare_exchange(&self, current: u64, new: u64, success: Order, failure: Order) -> Result<u64, u64> {
-        self.0.compare_exchange(current, new, success, failure)
-    }
-
-    fn swap(&self, value: u64, order: Order) -> u64 {
-        self.0.swap(value, order)
-    }
-
-    fn fetch_add(&self, value: u64, order: Order) -> u64 {
-        self.0.fetch_add(value, order)
-    }
-
-    fn fetch_sub(&self, value: u64, order: Order) -> u64 {
-        self.0.fetch_sub(value, order)
-    }
-
-    fn fetch_or(&self, bits: u64, order: Order) -> u64 {
-        self.0.fetch_or(bits, order)
-    }
-
-    fn fetch_and(&self, bits: u64, order: Order) -> u64 {
-        self.0.fetch_and(bits, order)
-    }
-}
+use crate::explore::{Model, ModelWord, explore};
 
 /// A page, the entry that maps it, and the machine around them.
 struct World {
@@ -126,12 +64,6 @@ const ELSEWHERE: u64 = 1 << 30;
 
 fn leaves(at: u64) -> Flush {
     Flush::Leaves { range: GpaRange::around(Gpa::new(at), 4096), level: Hint::Unknown }
-}
-
-fn explore(preemptions: usize, scenario: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(scenario);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Release};
 
-use slat::host::{Flush, Hint, TableMemory, Tlb};
+use slat::host::{Flush, Hint, Permissions, TableMemory, Tlb};
 
 use super::*;
 use crate::testing::*;
@@ -11,7 +11,9 @@ const AT: u64 = 0x40_0000;
 const NEXT: u64 = AT + 0x1000;
 
 fn fault<T>(kind: FaultKind, level: slat::addr::Level) -> Result<T, Exit> {
-    Err(Exit::Fault(Fault { kind, level }))
+    // What is denied in these tests is writing.
+    let permissions = if kind == FaultKind::Permission { Permissions::READ_EXECUTE } else { Permissions::NONE };
+    Err(Exit::Fault(Fault { kind, level, permissions }))
 }
 
 fn flush(bench: &Bench, flush: Flush) {

@@ -1,14 +1,15 @@
 //! What the engine asks of its embedder.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use slat::addr::{Gpa, GpaRange, Hpa};
 use slat::host::{Backing, Flush, Hint, MemoryType, Permissions, Request, Run, TableMemory, Tlb, Translation, VcpuId};
 
 use super::Machine;
-use crate::broadcast::Pending;
-use crate::memory::HugeSize;
+use crate::maintenance::Pending;
+use crate::memory::{HugeSize, PAGE_SIZE, Places};
 use crate::physical::GUEST_BASE;
 
 // SAFETY:
@@ -36,12 +37,18 @@ unsafe impl TableMemory for Machine {
 }
 
 impl Backing for Machine {
-    /// The host's memory never moves: the answer is the aligned piece of guest memory around the page, as large as the
-    /// largest leaf, but never less than 2 MiB.
     fn translate(&self, request: Request) -> Translation {
-        if let Some(planted) = self.injections.translation(&request) {
-            return planted;
+        match (self.injections.translation(&request), self.places()) {
+            (Some(planted), _) => planted,
+            (None, Some(places)) => self.translate_movable(request, places),
+            (None, None) => self.translate_fixed(request),
         }
+    }
+}
+
+impl Machine {
+    /// The aligned piece of guest memory around the page, as large as the largest leaf, but never less than 2 MiB.
+    fn translate_fixed(&self, request: Request) -> Translation {
         let memory = self.memory();
         let offset = request.host.get();
         if offset >= memory.len() {
@@ -50,13 +57,31 @@ impl Backing for Machine {
         let piece = memory.source().page_size().max(HugeSize::TwoMebibytes.bytes());
         let start = offset & !(piece - 1);
         let end = (start + piece).min(memory.len());
-        // The piece may begin before the guest's addresses do, when a slot lies low but its memory high.
-        let before = (offset - start).min(request.gpa.get());
-        let guest = GpaRange::with_len(Gpa::new(request.gpa.get() - before), before + (end - offset));
+        self.run(request, start..end, start)
+    }
+
+    /// The page, or the 2 MiB around it if they lie together. The places may change while they are read: then an
+    /// invalidation is open, and the engine does not use what it is told.
+    fn translate_movable(&self, request: Request, places: &Places) -> Translation {
+        let page = request.host.get() / PAGE_SIZE;
+        if page >= places.pages() {
+            return Translation::Denied;
+        }
+        let (pages, frame) = places.run(page);
+        self.run(request, pages.start * PAGE_SIZE..pages.end * PAGE_SIZE, frame * PAGE_SIZE)
+    }
+
+    /// The run of host addresses `host`, around the one asked for, that begins at `offset` of the machine's memory.
+    fn run(&self, request: Request, host: Range<u64>, offset: u64) -> Translation {
+        // It may begin before the guest's addresses do, when a slot lies low but its memory high.
+        let before = (request.host.get() - host.start).min(request.gpa.get());
+        let cut = request.host.get() - host.start - before;
+        let guest = Gpa::new(request.gpa.get() - before);
+        let guest = GpaRange::with_len(guest, host.end - host.start - cut);
         Translation::Run(Run {
             guest: guest.expect("guest memory ends before the guest's addresses do"),
-            hpa: Hpa::new(GUEST_BASE.get() + offset - before),
-            largest: memory.source().largest_leaf(),
+            hpa: Hpa::new(GUEST_BASE.get() + offset + cut),
+            largest: self.memory().source().largest_leaf(),
             permissions: Permissions::ALL,
             memory: MemoryType::Normal,
         })
@@ -70,15 +95,15 @@ impl Tlb for Machine {
     type Pending = Pending;
 
     fn flush(&self, flush: Flush) -> Pending {
-        self.broadcast.post(flush)
+        self.cores.post(flush)
     }
 
     fn wait(&self, pending: Pending) {
-        self.broadcast.wait(&pending);
+        self.cores.wait(&pending);
     }
 
     fn flush_local(&self, vcpu: VcpuId, page: Gpa, level: Hint) {
-        self.broadcast.post_local(vcpu.0, page, level);
+        self.cores.post_local(vcpu.0, page, level);
     }
 
     fn relax(&self) {

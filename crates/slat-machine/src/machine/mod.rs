@@ -1,6 +1,7 @@
 //! The machine as its embedder sees it: physical memory, cores, and the three traits that the engine asks for.
 //!
-//! A slot's host address is an offset into guest memory.
+//! A slot's host address is an offset into guest memory; where the guest's pages have places that change, it is a page
+//! number of theirs, in bytes.
 
 #[allow(unsafe_code)]
 mod host;
@@ -11,9 +12,9 @@ use std::io;
 use slat::host::{Request, Translation};
 
 use self::inject::Injections;
-use crate::broadcast::Broadcast;
-pub use crate::broadcast::{FlushCounts, Pending};
-use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, Source};
+use crate::maintenance::{Attached, Cores};
+pub use crate::maintenance::{FlushCounts, Maintenance, Pending, RequestCounts};
+use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, Places, Source};
 use crate::physical::{Arena, MOST_TABLES, Physical, TABLES_BASE};
 use crate::tlb::TlbSize;
 use crate::walk::Walker;
@@ -25,6 +26,9 @@ pub struct MachineConfig {
     pub memory: u64,
     /// What lies behind guest memory.
     pub source: Source,
+    /// How many pages the guest sees, if the host changes their places ([`Places`]): fewer than `memory` has, whose
+    /// other pages are what they move to. `None`: every page stays where it is.
+    pub movable: Option<u64>,
     /// How many cores there are: one for each vCPU.
     pub cores: u32,
     /// How many tables there can be at a time.
@@ -38,7 +42,7 @@ impl MachineConfig {
     pub fn new(memory: u64, source: Source, cores: u32) -> Self {
         let tables = memory / PAGE_SIZE / 256 + 64 * u64::from(cores) + 4096;
         let table_limit = usize::try_from(tables).unwrap_or(MOST_TABLES).min(MOST_TABLES);
-        Self { memory, source, cores, table_limit, tlb: TlbSize::default() }
+        Self { memory, source, movable: None, cores, table_limit, tlb: TlbSize::default() }
     }
 }
 
@@ -65,7 +69,7 @@ pub enum MachineError {
 #[derive(Debug)]
 pub struct Machine {
     physical: Physical,
-    broadcast: Broadcast,
+    cores: Cores,
     walker: Box<dyn Walker>,
     tlb: TlbSize,
     injections: Injections,
@@ -81,8 +85,8 @@ impl Machine {
         let guest = GuestMemory::new(config.memory, config.source)?;
         let arena = Arena::new(TABLES_BASE, tables).map_err(|error| MachineError::Tables { tables, error })?;
         Ok(Self {
-            physical: Physical::new(arena, guest),
-            broadcast: Broadcast::new(config.cores),
+            physical: Physical::new(arena, guest, config.movable),
+            cores: Cores::new(walker.maintenance(), config.cores),
             walker,
             tlb: config.tlb,
             injections: Injections::default(),
@@ -93,6 +97,12 @@ impl Machine {
     #[inline]
     pub fn memory(&self) -> &GuestMemory {
         self.physical.guest()
+    }
+
+    /// Where the guest's pages lie, if that changes.
+    #[inline]
+    pub fn places(&self) -> Option<&Places> {
+        self.physical.places()
     }
 
     /// Everything that has a host physical address.
@@ -109,7 +119,7 @@ impl Machine {
 
     /// How many cores there are.
     pub fn cores(&self) -> u32 {
-        self.broadcast.cores()
+        self.cores.number()
     }
 
     /// How much each core caches.
@@ -134,7 +144,12 @@ impl Machine {
 
     /// How many flushes there have been.
     pub fn flushes(&self) -> FlushCounts {
-        self.broadcast.counts()
+        self.cores.counts()
+    }
+
+    /// What they came to, where cores are asked to flush.
+    pub fn requests(&self) -> RequestCounts {
+        self.cores.requests()
     }
 
     /// From now on `script` is asked before each translation, and its answer, if it has one, is given instead.
@@ -153,8 +168,8 @@ impl Machine {
     }
 
     #[inline]
-    pub(crate) fn broadcast(&self) -> &Broadcast {
-        &self.broadcast
+    pub(crate) fn attach(&self, core: u32) -> Attached<'_> {
+        self.cores.attach(core)
     }
 }
 

@@ -1,12 +1,14 @@
 //! Guest memory that is really there: mapped from the host by source, read and written through relaxed atomics, since
 //! guest programs, the migration copy and the verifier look at it at the same time.
 
+mod places;
 mod source;
 
 use std::fs;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub use self::places::{Disturbed, Places, Replacement};
 pub use self::source::{HugeSize, Source, UnknownSource};
 use crate::mapping::{Backed, Mapping};
 

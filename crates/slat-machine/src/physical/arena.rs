@@ -22,8 +22,8 @@ use crate::mapping::{Backed, Mapping};
 pub const FRAME_SIZE: u64 = 4096;
 /// 64-bit words in a frame.
 pub const FRAME_WORDS: usize = (FRAME_SIZE / 8) as usize;
-/// What freed frames are filled with where debug assertions are on: to a walker, a valid entry of every level of arm64
-/// that leads to no memory of the machine.
+/// What freed frames are filled with where debug assertions are on: to a walker of arm64, a valid entry of every level that
+/// leads to no memory of the machine; to one of EPT, a misconfiguration at every level.
 const POISON: u64 = 0x0000_dead_dead_d7ff;
 
 const SHARDS: usize = 64;

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use slat::addr::Hpa;
 
 pub use self::arena::{Arena, FRAME_SIZE, FRAME_WORDS};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, PAGE_SIZE, Places};
 use crate::walk::{Abort, DescriptorMemory};
 
 /// Where the frames for page tables begin.
@@ -23,11 +23,14 @@ pub const MOST_TABLES: usize = ((GUEST_BASE.get() - TABLES_BASE.get()) / FRAME_S
 pub struct Physical {
     tables: Arena,
     guest: GuestMemory,
+    places: Option<Places>,
 }
 
 impl Physical {
-    pub(crate) fn new(tables: Arena, guest: GuestMemory) -> Self {
-        Self { tables, guest }
+    /// `movable` is how many of the guest's pages have places that change, if they do.
+    pub(crate) fn new(tables: Arena, guest: GuestMemory, movable: Option<u64>) -> Self {
+        let places = movable.map(|pages| Places::new(&guest, pages));
+        Self { tables, guest, places }
     }
 
     /// The frames for page tables.
@@ -42,10 +45,18 @@ impl Physical {
         &self.guest
     }
 
-    /// The offset in guest memory of the word at `hpa`; `None` when the word is not guest memory.
+    /// Where the guest's pages lie, if that changes.
+    #[inline]
+    pub fn places(&self) -> Option<&Places> {
+        self.places.as_ref()
+    }
+
+    /// The offset in guest memory of the word at `hpa`; `None` when the word is not guest memory, or is no page's place.
     #[inline]
     pub fn guest_offset(&self, hpa: Hpa) -> Option<u64> {
-        hpa.checked_offset_from(GUEST_BASE).filter(|&offset| offset < self.guest.len())
+        let offset = hpa.checked_offset_from(GUEST_BASE).filter(|&offset| offset < self.guest.len())?;
+        let lent = self.places.as_ref().is_none_or(|places| places.is_lent(offset / PAGE_SIZE));
+        lent.then_some(offset)
     }
 
     fn descriptor(&self, hpa: Hpa) -> Result<&AtomicU64, Abort> {
@@ -75,7 +86,7 @@ mod tests {
 
     fn physical() -> Physical {
         let guest = GuestMemory::new(2 * PAGE_SIZE, Source::Anonymous).unwrap();
-        Physical::new(Arena::new(TABLES_BASE, 4).unwrap(), guest)
+        Physical::new(Arena::new(TABLES_BASE, 4).unwrap(), guest, None)
     }
 
     #[test]

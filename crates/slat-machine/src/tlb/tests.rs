@@ -12,7 +12,17 @@ fn tlb() -> Tlb {
 }
 
 fn translation(output: u64, level: Level) -> Translation {
-    Translation { output: Hpa::new(output), level, permissions: Permissions::ALL, memory: Memory::WriteBack }
+    Translation {
+        output: Hpa::new(output),
+        level,
+        permissions: Permissions::ALL,
+        memory: Memory::WriteBack,
+        dirty: true,
+    }
+}
+
+fn path(table: u64, level: Level) -> TablePath {
+    TablePath { table: Hpa::new(table), level, permissions: Permissions::READ }
 }
 
 fn filled(entries: &[(u64, Level)]) -> Tlb {
@@ -104,18 +114,18 @@ impl DescriptorMemory for Tables {
 fn walk_caches_know_the_lowest_table_and_are_dropped_by_flushes_of_tables_only() {
     let mut tlb = tlb();
     let memory = Tables(0);
-    let (low, high) = (Hpa::new(0x1000), Hpa::new(0x2000));
-    tlb.walks().fill(&memory, gpa(TWO_MEBIBYTES), BLOCK, high);
-    tlb.walks().fill(&memory, gpa(TWO_MEBIBYTES), PAGE, low);
+    let (low, high) = (path(0x1000, PAGE), path(0x2000, BLOCK));
+    tlb.walks().fill(&memory, gpa(TWO_MEBIBYTES), high);
+    tlb.walks().fill(&memory, gpa(TWO_MEBIBYTES), low);
     let known = |tlb: &mut Tlb, at| tlb.walks().lookup(&memory, gpa(at), Level::new(3)).unwrap();
-    assert_eq!(known(&mut tlb, TWO_MEBIBYTES + 0x5000), Some((low, PAGE)));
-    assert_eq!(known(&mut tlb, 0), Some((high, BLOCK)));
+    assert_eq!(known(&mut tlb, TWO_MEBIBYTES + 0x5000), Some(low));
+    assert_eq!(known(&mut tlb, 0), Some(high));
     assert_eq!(known(&mut tlb, 1 << 30), None);
 
     tlb.flush(leaves(0, 1 << 36, Hint::Unknown));
-    assert_eq!(known(&mut tlb, TWO_MEBIBYTES), Some((low, PAGE)));
+    assert_eq!(known(&mut tlb, TWO_MEBIBYTES), Some(low));
     tlb.flush(Flush::Tables { range: range(1 << 30, 1 << 30) });
-    assert_eq!(known(&mut tlb, TWO_MEBIBYTES), Some((low, PAGE)));
+    assert_eq!(known(&mut tlb, TWO_MEBIBYTES), Some(low));
     tlb.flush(Flush::Tables { range: range(TWO_MEBIBYTES, 0x1000) });
     assert_eq!(known(&mut tlb, TWO_MEBIBYTES), None, "every table on the path to what was flushed");
 }
@@ -123,8 +133,8 @@ fn walk_caches_know_the_lowest_table_and_are_dropped_by_flushes_of_tables_only()
 #[test]
 fn a_cached_table_that_was_given_to_another_use_is_an_external_abort() {
     let mut tlb = tlb();
-    let table = Hpa::new(0x1000);
-    tlb.walks().fill(&Tables(1), gpa(0), PAGE, table);
+    let path = path(0x1000, PAGE);
+    tlb.walks().fill(&Tables(1), gpa(0), path);
     let found = tlb.walks().lookup(&Tables(2), gpa(0), Level::new(3));
-    assert_eq!(found, Err(Fault { kind: FaultKind::External(table), level: PAGE }));
+    assert_eq!(found, Err(Fault::at(PAGE, FaultKind::External(path.table))));
 }

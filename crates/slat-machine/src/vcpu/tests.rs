@@ -1,6 +1,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Release;
 
+use slat::host::Tlb;
+
 use super::*;
 use crate::program::Order;
 use crate::testing::*;
@@ -90,6 +92,39 @@ fn breaking_the_architectures_rules_is_an_error_of_its_own() {
     bench.entry(0x5000, PAGE).store(0x7000 | OPEN | TABLE_OR_PAGE, Release);
     let abort = GuestError::ExternalAbort { gpa: gpa(0x5000), hpa: Hpa::new(0x7000) };
     assert_eq!(runner(&bench, &[]).load(gpa(0x5000)), Err(abort));
+
+    let bench = Bench::ept(false);
+    // Write-only is what no processor takes.
+    bench.map_ept_page(0x5000, 0, EPT_OPEN & !1);
+    let fault = Fault::at(PAGE, crate::walk::FaultKind::Misconfiguration);
+    let error = runner(&bench, &[]).store(gpa(0x5000), 1).unwrap_err();
+    assert_eq!(error, GuestError::Misconfiguration { gpa: gpa(0x5000), fault });
+    assert!(error.to_string().contains("Misconfiguration"));
+}
+
+#[test]
+fn a_vcpu_that_faults_is_out_of_its_guest_when_the_engine_is_called() {
+    let bench = Bench::ept(false);
+    struct Flusher<'b>(&'b Bench);
+    impl FaultEntry for Flusher<'_> {
+        fn fault(&mut self, gpa: Gpa, _: Access) -> Outcome {
+            // Waits for every core that is in its guest.
+            self.0.machine.wait(self.0.machine.flush(slat::host::Flush::All));
+            self.0.map_ept_page(gpa.get(), 0, EPT_OPEN);
+            MAPPED
+        }
+
+        fn top_up(&mut self, _: usize) -> Result<(), OutOfMemory> {
+            Ok(())
+        }
+    }
+    let mut runner = Runner::new(&bench.machine, VcpuId(0), bench.root, Flusher(&bench));
+    runner.remain_in_guest(true);
+    for at in [0x5000, 0x6000] {
+        runner.store(gpa(at), at).unwrap();
+    }
+    assert_eq!(runner.counts().mapped, 2);
+    assert_eq!(bench.machine.requests().sent, 0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use slat::addr::{Gpa, Hpa, Level};
 use slat::host::Permissions;
 
 use super::{Fault, FaultKind, Memory, Step, Translation, Walker};
+use crate::maintenance::Maintenance;
 
 /// Bits that the granule resolves, and that each full level resolves above it.
 const GRANULE_BITS: u32 = 12;
@@ -108,7 +109,7 @@ impl Descriptor {
     /// `S2AP[0]` and `S2AP[1]` allow reading and writing, XN forbids fetching; Device memory is never fetched from (D8.4).
     fn permissions(self) -> Permissions {
         let execute_never = self.bit(54) || self.memory() == Memory::Device;
-        Permissions { read: self.bit(6), write: self.bit(7), execute: !execute_never }
+        Permissions::new(self.bit(6), self.bit(7), !execute_never)
     }
 
     const fn access_flag(self) -> bool {
@@ -161,6 +162,7 @@ impl Stage2 {
                 level,
                 permissions: descriptor.permissions(),
                 memory: descriptor.memory(),
+                dirty: true,
             },
             update: (!descriptor.access_flag()).then(|| descriptor.with_access_flag()),
         }
@@ -175,13 +177,13 @@ impl Walker for Stage2 {
         if self.is_consistent() && gpa.get() >> self.vtcr.input_bits() == 0 {
             Ok(self.start_level())
         } else {
-            Err(Fault { kind: FaultKind::Translation, level: BEFORE_THE_WALK })
+            Err(Fault::at(BEFORE_THE_WALK, FaultKind::Translation))
         }
     }
 
     fn root(&self, register: Hpa) -> Result<Hpa, Fault> {
         if self.exceeds_output(register.get()) {
-            return Err(Fault { kind: FaultKind::AddressSize, level: BEFORE_THE_WALK });
+            return Err(Fault::at(BEFORE_THE_WALK, FaultKind::AddressSize));
         }
         // VTTBR_EL2.BADDR is aligned to the tables at it: 8 bytes for each entry that the start level can select.
         let bytes = 8 << (self.vtcr.input_bits() - self.shift(self.start_level()));
@@ -205,13 +207,18 @@ impl Walker for Stage2 {
             (0b01, _) | (0b11, 0) => self.leaf(descriptor, level),
             _ => match descriptor.address(GRANULE_BITS) {
                 table if self.exceeds_output(table) => Step::Fault(FaultKind::AddressSize),
-                table => Step::Table(Hpa::new(table)),
+                // Table descriptors of stage 2 restrict nothing.
+                table => Step::Table { table: Hpa::new(table), permissions: Permissions::ALL, update: None },
             },
         }
     }
 
     fn shift(&self, level: Level) -> u32 {
         GRANULE_BITS + STRIDE * u32::from(level.get())
+    }
+
+    fn maintenance(&self) -> Maintenance {
+        Maintenance::Broadcast
     }
 }
 

@@ -1,21 +1,20 @@
 //! A VM on the machine, as all of these tests use it.
 
 use slat::addr::{Gpa, GpaRange, HostAddress};
-use slat::format::Arm64;
 use slat::host::{SlotId, VcpuId};
 use slat::vm::{
     Budget, Config, LogError, LogMode, NewSlot, Pages, Progress, RangeError, SlotError, SlotFlags, Statistics,
     Teardown, Vcpu, Vm, Worker,
 };
 use slat_machine::memory::{PAGE_SIZE, Source};
-use slat_machine::walk::arm64::{Stage2, Vtcr};
 use slat_machine::{Machine, MachineConfig, Runner};
 
-pub(crate) type TestVm<'m> = Vm<&'m Machine, Arm64>;
+use crate::subject;
+
+pub(crate) type TestVm<'m> = Vm<&'m Machine, subject::Format>;
 pub(crate) type TestVcpu<'v, 'm> = Runner<'m, Vcpu<&'v TestVm<'m>>>;
 pub(crate) type TestWorker<'v, 'm> = Worker<&'v TestVm<'m>>;
 
-pub(crate) const IPA_BITS: u32 = 40;
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const BLOCK: u64 = 2 * MIB;
 pub(crate) const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Protect) };
@@ -23,13 +22,18 @@ pub(crate) const LOGGED_INITIALLY_SET: SlotFlags = SlotFlags { read_only: false,
 pub(crate) const UNLOGGED: SlotFlags = SlotFlags { read_only: false, log: None };
 
 pub(crate) fn machine(memory: u64, source: Source, cores: u32) -> Machine {
-    let walker = Stage2::new(Vtcr::for_ipa_bits(IPA_BITS).unwrap());
-    Machine::new(MachineConfig::new(memory, source, cores), Box::new(walker)).unwrap()
+    Machine::new(MachineConfig::new(memory, source, cores), subject::walker()).unwrap()
+}
+
+/// A machine whose guest sees the first `movable` bytes, which may come to lie anywhere in its memory.
+pub(crate) fn machine_that_moves(memory: u64, movable: u64, source: Source, cores: u32) -> Machine {
+    let config = MachineConfig { movable: Some(movable / PAGE_SIZE), ..MachineConfig::new(memory, source, cores) };
+    Machine::new(config, subject::walker()).unwrap()
 }
 
 pub(crate) fn vm(machine: &Machine) -> TestVm<'_> {
     let config = Config { vcpus: machine.cores(), workers: 4, ..Config::default() };
-    Vm::new(machine, Arm64::new(IPA_BITS).unwrap(), config).unwrap()
+    Vm::new(machine, subject::format(), config).unwrap()
 }
 
 pub(crate) fn vcpu<'v, 'm>(vm: &'v TestVm<'m>, id: u32) -> TestVcpu<'v, 'm> {

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use slat::addr::{Gpa, Hpa};
+use slat::format::Format;
 use slat::host::{MemoryType, Permissions, Request, Run, SlotId, Translation};
 use slat::vm::{Budget, Outcome};
 use slat_machine::memory::{PAGE_SIZE, Source};
@@ -187,7 +188,9 @@ fn what_a_fault_lacks_is_asked_for_and_nothing_is_done() {
     let vm = vm_with_half(&machine);
     let mut entry = slat::vm::Vcpu::new(&vm, slat::host::VcpuId(0)).unwrap();
     let Outcome::NeedTables(tables) = entry.fault(AT, slat::host::Access::Read) else { panic!("no tables are there") };
-    assert_eq!((tables, machine.tables_now()), (2, 2), "levels below the root; the root alone is there");
-    FaultEntry::top_up(&mut entry, tables).unwrap();
+    let geometry = vm.format().geometry();
+    let below = geometry.root_level().get();
+    assert_eq!((tables, machine.tables_now()), (below, geometry.root_tables() as u64), "the root alone is there");
+    FaultEntry::top_up(&mut entry, tables.into()).unwrap();
     assert!(matches!(entry.fault(AT, slat::host::Access::Read), Outcome::Mapped { .. }));
 }

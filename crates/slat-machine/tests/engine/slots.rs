@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use slat::addr::Gpa;
+use slat::format::Format;
 use slat::host::{SlotId, Translation};
 use slat::vm::{Budget, SlotError};
 use slat_machine::GuestError;
@@ -100,10 +101,11 @@ fn addresses_without_a_slot_and_outside_of_the_address_space_are_told_apart() {
     let machine = machine(4 * MIB, Source::Anonymous, 1);
     let vm = vm_with_memory(&machine, KEPT_BASE);
     let mut vcpu = vcpu(&vm, 0);
+    let end = vm.format().geometry().address_space().end();
     for (at, error) in [
         (KEPT_BASE - 8, GuestError::NoSlot(Gpa::new(KEPT_BASE - 8))),
         (KEPT_BASE + 4 * MIB, GuestError::NoSlot(Gpa::new(KEPT_BASE + 4 * MIB))),
-        (1 << IPA_BITS, GuestError::OutOfRange(Gpa::new(1 << IPA_BITS))),
+        (end.get(), GuestError::OutOfRange(end)),
     ] {
         assert_eq!(vcpu.load(Gpa::new(at)), Err(error));
     }

@@ -9,6 +9,7 @@ use slat_machine::memory::{PAGE_SIZE, Source};
 use slat_machine::{GuestError, Machine};
 
 use crate::common::*;
+use crate::dice::{Dice, seeds};
 use crate::stage::Stage;
 
 const BASE: u64 = (3 << 30) - 4 * MIB;
@@ -19,20 +20,6 @@ const PAGES: u64 = BYTES / PAGE_SIZE;
 const STEPS: u64 = 100;
 /// What the guests do between two steps of a worker.
 const ACTS: u64 = 60;
-
-/// Numbers for one thread's choices.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-
-    fn budget(&mut self) -> Budget {
-        [Budget::entries(1), Budget::entries(50), Budget::UNLIMITED][self.below(3) as usize]
-    }
-}
 
 /// A guest that writes and reads its own pages, every third one, and knows what each has to hold.
 struct Owner {
@@ -149,11 +136,6 @@ fn nothing_is_lost_or_left(machine: &Machine, vm: TestVm<'_>, destination: &Dest
     tear_down(&mut worker, Budget::entries(100));
     drop(worker);
     assert_nothing_held(vm.statistics(), machine);
-}
-
-/// Two seeds; as many as the variable `SLAT_SEEDS` says, for a longer search.
-fn seeds() -> std::ops::Range<u64> {
-    0..std::env::var("SLAT_SEEDS").map_or(2, |count| count.parse().expect("SLAT_SEEDS is a number"))
 }
 
 #[test]

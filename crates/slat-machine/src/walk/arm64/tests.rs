@@ -1,49 +1,10 @@
 //! The walker against the manual's tables, over every combination of the bits that they speak of.
 
-use std::cell::Cell;
-use std::cell::RefCell;
-use std::collections::HashMap;
-
 use slat::host::Access;
 
 use super::*;
-use crate::walk::{Abort, DescriptorMemory, translate};
-
-/// Descriptors by address; everything else is zero.
-#[derive(Default)]
-struct Sparse {
-    words: RefCell<HashMap<u64, u64>>,
-    /// What the next update finds instead of what it expects.
-    interference: Cell<Option<u64>>,
-}
-
-impl Sparse {
-    fn with(words: &[(u64, u64)]) -> Self {
-        Self { words: RefCell::new(words.iter().copied().collect()), ..Self::default() }
-    }
-
-    fn get(&self, at: u64) -> u64 {
-        self.words.borrow().get(&at).copied().unwrap_or(0)
-    }
-}
-
-impl DescriptorMemory for Sparse {
-    fn read(&self, hpa: Hpa) -> Result<u64, Abort> {
-        Ok(self.get(hpa.get()))
-    }
-
-    fn update(&self, hpa: Hpa, current: u64, new: u64) -> Result<Result<u64, u64>, Abort> {
-        if let Some(found) = self.interference.take() {
-            self.words.borrow_mut().insert(hpa.get(), found);
-        }
-        let found = self.get(hpa.get());
-        Ok(if found == current { self.words.borrow_mut().insert(hpa.get(), new).ok_or(0) } else { Err(found) })
-    }
-
-    fn generation(&self, _: Hpa) -> Option<u32> {
-        Some(0)
-    }
-}
+use crate::walk::sparse::Sparse;
+use crate::walk::translate;
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
 const LEVEL: [Level; 4] = [Level::new(3), Level::new(2), Level::new(1), Level::new(0)];
@@ -53,7 +14,7 @@ fn walker(bits: u32) -> Stage2 {
 }
 
 fn fault<T>(kind: FaultKind, manual_level: usize) -> Result<T, Fault> {
-    Err(Fault { kind, level: LEVEL[manual_level] })
+    Err(Fault::at(LEVEL[manual_level], kind))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,12 +68,15 @@ fn every_combination_of_attributes_at_every_level_is_what_the_manual_says() {
                 let translation = Translation {
                     output: Hpa::new(own[level]),
                     level: LEVEL[level],
-                    permissions: Permissions { read, write, execute },
+                    permissions: Permissions::new(read, write, execute),
                     memory,
+                    dirty: true,
                 };
                 let expected = match kind {
                     Kind::Invalid => Step::Fault(FaultKind::Translation),
-                    Kind::Table => Step::Table(Hpa::new(address)),
+                    Kind::Table => {
+                        Step::Table { table: Hpa::new(address), permissions: Permissions::ALL, update: None }
+                    }
                     _ if accessed == 0 && !ha => Step::Fault(FaultKind::AccessFlag),
                     _ => {
                         let update = (accessed == 0).then_some(descriptor | noise | 1 << 10);
@@ -150,7 +114,10 @@ fn permission_faults_name_the_level_of_the_leaf() {
             let found = translate(&walker(39), &memory, Hpa::new(0x10_0000), Gpa::new(gpa), access);
             match allowed {
                 true => assert_eq!(found.map(|t| (t.output.get(), t.level)), Ok((output, LEVEL[level]))),
-                false => assert_eq!(found, fault(FaultKind::Permission, level)),
+                false => assert_eq!(
+                    found.map_err(|fault| (fault.kind, fault.level)),
+                    Err((FaultKind::Permission, LEVEL[level]))
+                ),
             }
         }
     }
