@@ -10,8 +10,9 @@ use slat::host::{Backing, Flush, Hint, MemoryType, Permissions, Request, Run, Ta
 const GIB: u64 = 1 << 30;
 
 /// Tables from the allocator, memory that is everywhere, TLBs that hold nothing.
-pub(crate) struct Embedder {
-    pub(crate) largest: Level,
+pub struct Embedder {
+    /// The largest leaf that the memory may be mapped by.
+    pub largest: Level,
 }
 
 fn layout(tables: usize) -> Layout {

@@ -3,16 +3,15 @@
 //!
 //! Four levels, 64 slots, tables linked and carried beforehand, TLB maintenance that does nothing.
 
-mod embedder;
+mod measured;
 
-use std::hint::black_box;
 use std::process::ExitCode;
 
-use embedder::Embedder;
 use slat::addr::{Gpa, GpaRange, HostAddress, Level};
 use slat::format::Arm64;
 use slat::host::{Access, SlotId, VcpuId};
 use slat::vm::{Budget, Config, LogMode, NewSlot, Outcome, SlotFlags, Vcpu, Vm, Worker};
+use slat_bench::embedder::Embedder;
 
 type BenchVm = Vm<Embedder, Arm64>;
 
@@ -31,7 +30,9 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("slat-bench map_4k|map_4k_random|spurious|relax_dirty|protect_leaf|unmap_leaf|split_block COUNT");
+    eprintln!(
+        "slat-bench map_4k|map_4k_random|map_4k_logged|spurious|relax_dirty|protect_leaf|unmap_leaf|split_block COUNT"
+    );
     ExitCode::from(2)
 }
 
@@ -47,6 +48,10 @@ fn operate(operation: &str, count: u64) -> bool {
     match operation {
         "map_4k" => (0..count).for_each(|page| fault(&mut vcpu, address(page), Access::Write)),
         "map_4k_random" => (0..count).for_each(|page| fault(&mut vcpu, address(page * 1031 % 4093), Access::Write)),
+        "map_4k_logged" => {
+            log(&mut worker);
+            (0..count).for_each(|page| fault(&mut vcpu, address(page), Access::Write));
+        }
         "spurious" => {
             map_all(&mut vcpu);
             (0..count).for_each(|page| fault(&mut vcpu, address(page), Access::Write));
@@ -58,11 +63,11 @@ fn operate(operation: &str, count: u64) -> bool {
         }
         "protect_leaf" => {
             map_all(&mut vcpu);
-            let _ = black_box(worker.write_protect(range(BASE, count * PAGE), Budget::UNLIMITED));
+            measured::write_protect(&mut worker, range(BASE, count * PAGE));
         }
         "unmap_leaf" => {
             map_all(&mut vcpu);
-            let _ = black_box(worker.unmap(range(BASE + PAGE, count * PAGE), Budget::UNLIMITED));
+            measured::unmap(&mut worker, range(BASE + PAGE, count * PAGE));
         }
         "split_block" => {
             log(&mut worker);
@@ -109,10 +114,8 @@ fn log(worker: &mut Worker<&BenchVm>) {
     while !worker.set_flags(SLOT, flags, Budget::UNLIMITED).expect("a slot").is_done() {}
 }
 
-/// One whole fault, as an exit handler calls it.
-#[inline(never)]
 fn fault(vcpu: &mut Vcpu<&BenchVm>, at: u64, access: Access) {
-    let outcome = vcpu.fault(Gpa::new(at), access);
+    let outcome = measured::fault(vcpu, Gpa::new(at), access);
     assert!(
         matches!(outcome, Outcome::Mapped { .. } | Outcome::Relaxed { .. } | Outcome::Spurious),
         "{at:#x}: {outcome:?}"
