@@ -38,7 +38,7 @@ fn usage() -> ExitCode {
 
 /// Sets the stage, does the operation `count` times, and leaves without taking anything down.
 fn operate(operation: &str, count: u64) -> bool {
-    let largest = Level::new(u8::from(operation == "split_block"));
+    let largest = Level::new(u8::from(matches!(operation, "split_block" | "collapse_block")));
     let format = Arm64::new(48).expect("48 bits");
     let vm = Vm::new(Embedder { largest }, format, Config::default()).expect("memory");
     let mut worker = Worker::new(&vm).expect("a free place");
@@ -64,6 +64,21 @@ fn operate(operation: &str, count: u64) -> bool {
         "protect_leaf" => {
             map_all(&mut vcpu);
             measured::write_protect(&mut worker, range(BASE, count * PAGE));
+        }
+        "lookup" => {
+            map_all(&mut vcpu);
+            (0..count).for_each(|page| assert!(measured::lookup(&mut vcpu, Gpa::new(address(page)))));
+        }
+        "range_map_leaf" => {
+            worker.top_up(BLOCKS as usize).expect("memory");
+            measured::prefault(&mut worker, range(BASE + (4 << 20 << 4), count * PAGE));
+        }
+        "collapse_block" => {
+            log(&mut worker);
+            vcpu.top_up(BLOCKS as usize).expect("memory");
+            (0..BLOCKS).for_each(|block| fault(&mut vcpu, BASE + block * BLOCK, Access::Write));
+            stop_logging(&mut worker);
+            measured::collapse(&mut worker, range(BASE, count * BLOCK));
         }
         "unmap_leaf" => {
             map_all(&mut vcpu);
@@ -107,6 +122,10 @@ fn link_tables(vcpu: &mut Vcpu<&BenchVm>) {
 
 fn map_all(vcpu: &mut Vcpu<&BenchVm>) {
     (0..BLOCKS * 511).for_each(|page| fault(vcpu, address(page), Access::Write));
+}
+
+fn stop_logging(worker: &mut Worker<&BenchVm>) {
+    let _ = worker.set_flags(SLOT, SlotFlags::default(), Budget::UNLIMITED).expect("a slot");
 }
 
 fn log(worker: &mut Worker<&BenchVm>) {

@@ -2,8 +2,8 @@
 //! here count, those of the embedder's translation do not.
 
 use slat::addr::{Gpa, GpaRange};
-use slat::host::Access;
-use slat::vm::{Budget, Outcome, Vcpu, Worker};
+use slat::host::{Access, Permissions};
+use slat::vm::{Budget, Collapse, Outcome, Vcpu, Worker};
 
 use crate::BenchVm;
 
@@ -23,4 +23,24 @@ pub(crate) fn write_protect(worker: &mut Worker<&BenchVm>, range: GpaRange) {
 #[inline(never)]
 pub(crate) fn unmap(worker: &mut Worker<&BenchVm>, range: GpaRange) {
     assert!(worker.unmap(range, Budget::UNLIMITED).is_ok_and(|progress| progress.is_done()));
+}
+
+/// One look at what is mapped.
+#[inline(never)]
+pub(crate) fn lookup(vcpu: &mut Vcpu<&BenchVm>, at: Gpa) -> bool {
+    vcpu.lookup(at).is_some_and(|mapping| mapping.permissions == Permissions::ALL)
+}
+
+/// A range mapped in one call.
+#[inline(never)]
+pub(crate) fn prefault(worker: &mut Worker<&BenchVm>, range: GpaRange) {
+    assert!(worker.prefault(range, Access::Write, Budget::UNLIMITED).is_ok_and(|progress| progress.is_done()));
+}
+
+/// Tables collapsed in place in one call.
+#[inline(never)]
+pub(crate) fn collapse(worker: &mut Worker<&BenchVm>, range: GpaRange) {
+    let blocks = range.len() >> 21;
+    let progress = worker.collapse(range, Collapse::InPlace, Budget::UNLIMITED);
+    assert!(progress.is_ok_and(|progress| progress.changed == blocks));
 }

@@ -91,6 +91,9 @@ caught! {
     r2_only_the_first_page_of_two_unmaps_flushed: unlink_walk::OVERLAPPING, FlushesFirstPage, All;
     r7_a_cut_flushed_for_one_vcpu: unlink_walk::CUT_AND_TAKE, FlushesOneVcpu, All;
 
+    r7_a_collapse_without_a_break: collapse_fault::WRITE_BESIDE, NothingBreaks, Loom;
+    r7_a_collapse_whose_flush_keeps_walks: collapse_fault::WRITE_BESIDE, FlushKeepsWalks, All;
+
     r4_no_fence_after_locking: invalidate_fault::ONE_SHOT, NoFenceAfter(Shape::Lock), Loom;
     r4_no_fence_after_locking_beside_a_guard: invalidate_fault::MISSING_TABLE, NoFenceAfter(Shape::Lock), Loom;
     r4_no_fence_after_locking_beside_a_deletion: fault_slot_change::DELETE, NoFenceAfter(Shape::Lock), Loom;

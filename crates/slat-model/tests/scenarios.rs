@@ -5,8 +5,8 @@
 
 use slat_model::run::Scenario;
 use slat_model::scenario::{
-    fault_fault, fault_harvest, fault_slot_change, invalidate_fault, protect_protect, reclaim, split_fault,
-    teardown_fault, unlink_walk,
+    collapse_fault, fault_fault, fault_harvest, fault_slot_change, invalidate_fault, protect_protect, reclaim,
+    split_fault, teardown_fault, unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -58,6 +58,11 @@ scenarios! {
     r5_write_beside_two_harvesters: fault_harvest::TWO_HARVESTERS;
     r5_complete_means_complete: fault_harvest::COMPLETE;
 
+    r7_collapse_beside_write: collapse_fault::WRITE_BESIDE;
+    r7_collapse_by_two_faults: collapse_fault::BY_FAULTS;
+    r7_collapse_beside_turning_the_log_on: collapse_fault::ENABLING;
+    r7_collapse_beside_unmap: collapse_fault::UNMAP;
+    r7_lazy_collapse_beside_write: collapse_fault::LAZILY;
     r1_split_beside_read: split_fault::READ_BESIDE;
     r1_split_beside_split: split_fault::WRITE_BESIDE;
     r1_split_beside_unmap: split_fault::UNMAP;

@@ -1,5 +1,6 @@
 //! The scenarios: one module for each protocol.
 
+pub mod collapse_fault;
 pub mod fault_fault;
 pub mod fault_harvest;
 pub mod fault_slot_change;
@@ -14,6 +15,11 @@ use crate::run::Scenario;
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
+    collapse_fault::WRITE_BESIDE,
+    collapse_fault::BY_FAULTS,
+    collapse_fault::ENABLING,
+    collapse_fault::UNMAP,
+    collapse_fault::LAZILY,
     fault_fault::ONE_ENTRY,
     fault_fault::MISSING_TABLE,
     fault_fault::MISSING_TABLES,

@@ -2,9 +2,9 @@
 
 use super::Visit;
 use crate::addr::{Gpa, Level};
-use crate::format::{Change, Format, Kind};
+use crate::format::{Change, Format, Kind, Leaf};
 use crate::host::{Host, Tlb};
-use crate::table::{Cache, Position};
+use crate::table::{Cache, Position, TableRef};
 
 /// Somebody else changed the entry first: look again.
 #[derive(Debug)]
@@ -58,6 +58,36 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         }
         claimed.publish(leaf);
         self.tally.mapped(position.level, 1);
+        Publish::Done
+    }
+
+    /// Publishes a table of pages, the first of which is `first`, in an entry of the level above that was seen empty,
+    /// unless `admit`, asked while the entry is locked, says no. The table comes from `cache`, and is filled before.
+    pub(crate) fn publish_table(
+        self,
+        position: Position<'s, H>,
+        first: Leaf,
+        cache: &mut Cache,
+        admit: impl FnOnce() -> bool,
+    ) -> Publish {
+        let Some(table) = cache.pop() else { return Publish::Lost };
+        let child = TableRef::unlinked(&self.space.host, table);
+        self.populate(child, first, Level::PAGE);
+        let mut give_back = || {
+            child.write_series(0, 0);
+            cache.push(table);
+        };
+        let Ok(claimed) = position.entry().claim::<F>(position.raw) else {
+            give_back();
+            return Publish::Lost;
+        };
+        if !admit() {
+            claimed.restore();
+            give_back();
+            return Publish::Refused;
+        }
+        claimed.publish(self.space.format.table(table, position.level));
+        self.tally.mapped(Level::PAGE, self.space.geometry().entries() as u64);
         Publish::Done
     }
 

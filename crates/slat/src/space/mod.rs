@@ -1,5 +1,7 @@
 //! One tree of tables, and the operations on it. Knows nothing of slots.
 
+mod age;
+mod collapse;
 mod map;
 mod protect;
 mod remove;

@@ -29,7 +29,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let Some(below) = position.level.below() else { return Split::Lost };
         let Some(table) = cache.pop() else { return Split::NoTable };
         let child = TableRef::unlinked(&self.space.host, table);
-        self.populate(child, position, below);
+        self.populate(child, format.decode(position.raw, position.level), below);
         let linked = format.table(table, position.level);
         let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
             (0..format.geometry().entries()).for_each(|index| child.write(index, 0));
@@ -50,10 +50,10 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         Split::Done
     }
 
-    fn populate(self, child: TableRef<'s, H>, position: Position<'s, H>, below: Level) {
+    /// Fills a table that is linked nowhere yet with the leaves of `below` that map what `whole` begins.
+    pub(super) fn populate(self, child: TableRef<'s, H>, whole: Leaf, below: Level) {
         let format = self.space.format;
         let geometry = format.geometry();
-        let whole = format.decode(position.raw, position.level);
         let leaf = |index: usize| {
             let hpa = Hpa::new(whole.hpa.get() + ((index as u64) << geometry.shift(below)));
             format.leaf(Leaf { hpa, ..whole }, below)

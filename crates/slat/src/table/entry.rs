@@ -66,6 +66,11 @@ impl<'s, A: Atomics> Entry<'s, A> {
         self.store(0);
     }
 
+    /// Gives an entry back that this thread froze, under a parent that it still has locked.
+    pub(crate) fn thawed(self, raw: u64) {
+        self.store(raw);
+    }
+
     /// Only the owner of a locked entry stores. Release: pairs with `load`.
     #[inline(always)]
     fn store(self, new: u64) {

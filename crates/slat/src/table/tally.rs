@@ -16,6 +16,7 @@ enum Counter {
     Spurious,
     Retries,
     Splits,
+    Collapses,
     FlushedLeaves,
     FlushedTables,
     FlushedAll,
@@ -53,6 +54,7 @@ count_one! {
     spurious => Spurious;
     retried => Retries;
     split => Splits;
+    collapsed => Collapses;
     flushed_leaves => FlushedLeaves;
     flushed_tables => FlushedTables;
     flushed_all => FlushedAll;
@@ -143,6 +145,10 @@ impl Counts {
 
     pub(crate) fn splits(&self) -> u64 {
         self.0[Counter::Splits as usize]
+    }
+
+    pub(crate) fn collapses(&self) -> u64 {
+        self.0[Counter::Collapses as usize]
     }
 
     /// Flushes of leaves, of tables, of everything, and local ones: each relaxed or spurious fault has one of these.

@@ -2,10 +2,12 @@
 //! (R12).
 
 use super::Vm;
+use super::collapse::collapse_around;
 use super::slots::{LastUsed, Slot};
 use crate::addr::{Gpa, GpaRange, Hpa, Level};
 use crate::format::{Format, Kind, Leaf};
 use crate::host::{Access, Hint, Host, Request, Run, Translation, VcpuId};
+use crate::reclaim::Subtree;
 use crate::space::{Publish, Split, Ticket, Visit};
 use crate::sync::Atomics;
 use crate::table::{Cache, Position};
@@ -76,9 +78,13 @@ pub(crate) struct Fault<'a, H: Host, F: Format> {
     pub(crate) visit: Visit<'a, H, F>,
     pub(crate) cache: &'a mut Cache,
     pub(crate) last_used: &'a mut LastUsed,
-    pub(crate) vcpu: VcpuId,
+    pub(crate) stash: &'a mut Option<Subtree>,
+    /// `None` for a worker, on whose CPU no guest faulted.
+    pub(crate) vcpu: Option<VcpuId>,
     pub(crate) gpa: Gpa,
     pub(crate) access: Access,
+    /// A range that shall be mapped as a whole: missing tables of pages in it are filled before they are linked.
+    pub(crate) whole: Option<GpaRange>,
 }
 
 /// What a fault may publish: where it comes from and how large it may be.
@@ -88,6 +94,8 @@ struct Plan<'a, A: Atomics> {
     level: Level,
     raw: u64,
     writable: bool,
+    /// Where the first page of the table around the address lies, if all of that table is to be mapped.
+    table: Option<Hpa>,
 }
 
 impl<'a, H: Host, F: Format> Fault<'a, H, F> {
@@ -142,8 +150,11 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         // Between the change and the second reading of the slots: who turned logging on meanwhile either is seen here,
         // or finds the entry writable and protects it (R6).
         H::Atomics::full_fence_after_rmw();
-        if let Some(slot) = self.slot() {
+        if let Some(slot) = self.vm.slots.read(self.visit.section).find_any(self.gpa, self.last_used) {
             mark(slot, self.visit.span(self.gpa, level), self.page_shift());
+            if slot.log.is_none() && level == Level::PAGE && self.vcpu.is_some() {
+                collapse_around(self.visit, slot, self.stash, self.gpa);
+            }
         }
         self.visit.published();
         self.flush_local(level);
@@ -159,9 +170,22 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             return Some(Step::Done(Outcome::NeedTables(tables)));
         }
         match self.visit.split(position, self.gpa, self.cache) {
+            Split::Done if tables == 1 => self.relax_below(position),
             Split::Done | Split::Lost => None,
             Split::NoTable => Some(Step::Done(Outcome::NeedTables(tables))),
         }
+    }
+
+    /// Goes on below an entry that was just made a table, rather than from the root.
+    fn relax_below(&mut self, position: Position<'a, H>) -> Option<Step> {
+        let format = self.visit.space.format;
+        let table = Position { raw: position.entry().load(), ..position };
+        if !format.is_table(table.raw, table.level) {
+            return None;
+        }
+        let below = self.visit.below(table, self.gpa);
+        let relaxes = self.access == Access::Write && format.may_write(below.raw, below.level);
+        if relaxes && below.level == Level::PAGE { self.relax(below) } else { None }
     }
 
     /// The path ends in an empty entry.
@@ -175,11 +199,26 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if self.cache.len() < tables.into() {
             return Some(Step::Done(Outcome::NeedTables(tables)));
         }
+        if let Some(hpa) = plan.table.filter(|_| plan.level == Level::PAGE && position.level > Level::PAGE) {
+            return self.map_table(position, plan, hpa);
+        }
         let position = self.visit.link_down(position, self.gpa, plan.level, self.cache).ok()?;
         let span = self.visit.span(self.gpa, plan.level);
         let shards = &self.visit.space.shards;
         let published = self.visit.publish_leaf(position, plan.raw, || shards.admits(&plan.ticket, span));
         self.finish(published, &plan)
+    }
+
+    /// A whole table of pages where there was none, behind one entry.
+    #[cold]
+    fn map_table(&mut self, position: Position<'a, H>, plan: Plan<'a, H::Atomics>, hpa: Hpa) -> Option<Step> {
+        let level = Level::new(1);
+        let leaf = Leaf { hpa, ..self.visit.space.format.decode(plan.raw, Level::PAGE) };
+        let position = self.visit.link_down(position, self.gpa, level, self.cache).ok()?;
+        let span = self.visit.span(self.gpa, level);
+        let shards = &self.visit.space.shards;
+        let published = self.visit.publish_table(position, leaf, self.cache, || shards.admits(&plan.ticket, span));
+        self.finish(published, &Plan { level, ..plan })
     }
 
     /// The path ends in a leaf that does not allow the access and may not be relaxed: what lies behind it has changed,
@@ -246,7 +285,20 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if !format.permits(raw, level, self.access) || leaf.hpa.get() >> format.output_bits() != 0 {
             return Err(Step::Done(Outcome::Denied));
         }
-        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write() })
+        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write(), table: self.table_of(slot, &run) })
+    }
+
+    /// Where the first page of the table around the address lies, if all of its pages are meant, and slot and run have
+    /// them.
+    fn table_of(&self, slot: &Slot<H::Atomics>, run: &Run) -> Option<Hpa> {
+        let geometry = self.visit.space.geometry();
+        let span = geometry.span(self.gpa, Level::new(1));
+        let meant = self.whole?.covers(span) && slot.range.covers(span) && run.guest.covers(span);
+        let offset = span.start().checked_offset_from(run.guest.start()).filter(|_| meant)?;
+        let last = run.hpa.checked_add(offset)?.checked_add(span.len() - 1)?;
+        let names_all = last.get() >> self.visit.space.format.output_bits() == 0;
+        let first = Hpa::new(last.get() - (span.len() - 1));
+        (names_all && first.is_aligned(geometry.page_size())).then_some(first)
     }
 
     /// The largest leaf that slot, backing, alignment and the log allow; `None` when the run does not serve the access.
@@ -296,7 +348,9 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     #[inline(always)]
     pub(super) fn flush_local(&self, level: Level) {
         let page = self.gpa.align_down(1 << self.page_shift());
-        self.visit.space.host.flush_local(self.vcpu, page, Hint::Level(level));
+        if let Some(vcpu) = self.vcpu {
+            self.visit.space.host.flush_local(vcpu, page, Hint::Level(level));
+        }
     }
 }
 
@@ -310,7 +364,7 @@ fn mark<A: Atomics>(slot: &Slot<A>, leaf: GpaRange, page_shift: u32) {
 
 /// Where `span` lies in host memory, if the slot and the run cover all of it and the address is aligned to its size.
 #[inline]
-fn aligned<A: Atomics>(slot: &Slot<A>, run: &Run, span: GpaRange) -> Option<Hpa> {
+pub(super) fn aligned<A: Atomics>(slot: &Slot<A>, run: &Run, span: GpaRange) -> Option<Hpa> {
     if !slot.range.covers(span) || !run.guest.covers(span) {
         return None;
     }

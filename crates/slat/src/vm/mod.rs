@@ -1,23 +1,31 @@
 //! A VM's memory as its embedder sees it: slots, vCPUs that fault, workers that do everything else.
 
+mod age;
 mod budget;
+mod collapse;
 mod dirty;
 mod fault;
 mod handle;
 mod harvest;
 mod invalidate;
 mod log;
+mod lookup;
+mod prefault;
 mod quick;
 mod slots;
 mod statistics;
 mod vcpu;
 mod worker;
 
+pub use age::Aged;
 pub use budget::{Budget, Progress};
+pub use collapse::Collapse;
 pub use fault::Outcome;
 pub use handle::{JoinError, VmRef};
 pub use invalidate::{InvalidateError, Invalidation};
 pub use log::{Harvest, LogError, LogProgress, Pages};
+pub use lookup::Mapping;
+pub use prefault::PrefaultError;
 pub use slots::{LogMode, NewSlot, SlotError, SlotFlags};
 pub use statistics::Statistics;
 pub use vcpu::Vcpu;

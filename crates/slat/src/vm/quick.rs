@@ -6,12 +6,14 @@
 //! asked of a word in any state.
 
 use super::Vm;
+use super::collapse::collapse_around;
 use super::dirty::Log;
 use super::fault::Outcome;
 use super::slots::{LastUsed, Slot};
 use crate::addr::{Gpa, Hpa, Level};
 use crate::format::{Format, Leaf};
 use crate::host::{Access, Hint, Host, MemoryType, Permissions, Request, Run, Translation, VcpuId};
+use crate::reclaim::Subtree;
 use crate::space::Visit;
 use crate::sync::{Atomics, Ordering, Word};
 use crate::table::Entry;
@@ -21,6 +23,7 @@ pub(super) struct Quick<'a, H: Host, F: Format> {
     pub(super) vm: &'a Vm<H, F>,
     pub(super) visit: Visit<'a, H, F>,
     pub(super) last_used: &'a mut LastUsed,
+    pub(super) stash: &'a mut Option<Subtree>,
     pub(super) vcpu: VcpuId,
     pub(super) gpa: Gpa,
     pub(super) access: Access,
@@ -55,7 +58,10 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
         entry.change(raw, self.visit.space.format.made_writable(raw, Level::PAGE)).ok()?;
         H::Atomics::full_fence_after_rmw();
         match self.vm.slots.read(self.visit.section).guess(self.gpa, *self.last_used) {
-            Some(slot) => slot.log.iter().for_each(|log| self.mark(log)),
+            Some(slot) => match &slot.log {
+                Some(log) => self.mark(log),
+                None => collapse_around(self.visit, slot, self.stash, self.gpa),
+            },
             None => mark_by_search(self.vm, self.visit, self.last_used, self.gpa),
         }
         self.visit.published();

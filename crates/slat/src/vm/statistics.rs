@@ -26,6 +26,8 @@ pub struct Statistics {
     pub retries: u64,
     /// Leaves split into tables.
     pub splits: u64,
+    /// Tables collapsed into leaves.
+    pub collapses: u64,
     /// Flushes of leaf entries.
     pub flushes_leaves: u64,
     /// Flushes of unlinked tables.
@@ -49,6 +51,7 @@ impl Statistics {
             spurious: counts.spurious(),
             retries: counts.retries(),
             splits: counts.splits(),
+            collapses: counts.collapses(),
             flushes_leaves,
             flushes_tables,
             flushes_all,

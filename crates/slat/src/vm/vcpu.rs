@@ -9,7 +9,7 @@ use super::slots::LastUsed;
 use crate::addr::Gpa;
 use crate::format::Format;
 use crate::host::{Access, Backing, Request, VcpuId};
-use crate::reclaim::OutOfMemory;
+use crate::reclaim::{OutOfMemory, Subtree};
 use crate::space::Visit;
 
 /// The handle of one vCPU, owned by the thread that runs it.
@@ -18,9 +18,11 @@ use crate::space::Visit;
 /// shared with another vCPU. While the guest runs, no method of the handle does, and the vCPU holds nothing up.
 #[repr(align(128))] // neighbours in an array share no line (R3)
 pub struct Vcpu<R: VmRef> {
-    handle: Handle<R>,
+    pub(super) handle: Handle<R>,
     id: VcpuId,
     last_used: LastUsed,
+    /// A table that a fault has collapsed and that is not yet among what waits for its grace period.
+    stash: Option<Subtree>,
 }
 
 impl<R: VmRef> Vcpu<R> {
@@ -30,7 +32,7 @@ impl<R: VmRef> Vcpu<R> {
         if id.0 >= vm.vm().config.vcpus {
             return Err(JoinError::NoSuchVcpu);
         }
-        Ok(Self { handle: Handle::new(vm)?, id, last_used: LastUsed::default() })
+        Ok(Self { handle: Handle::new(vm)?, id, last_used: LastUsed::default(), stash: None })
     }
 
     /// Serves a fault of the guest at `gpa`. Takes no lock and allocates nothing; any number of vCPUs may fault at once,
@@ -45,8 +47,8 @@ impl<R: VmRef> Vcpu<R> {
         let member = &mut self.handle.member;
         let section = space.domain.enter(&mut member.reader);
         let visit = Visit { space, section: &section, tally: section.tally() };
-        let last_used = &mut self.last_used;
-        match (Quick { vm, visit, last_used, vcpu: self.id, gpa, access }).serve() {
+        let (last_used, stash) = (&mut self.last_used, &mut self.stash);
+        match (Quick { vm, visit, last_used, stash, vcpu: self.id, gpa, access }).serve() {
             Some(outcome) => outcome,
             None => {
                 core::hint::cold_path();
@@ -59,6 +61,7 @@ impl<R: VmRef> Vcpu<R> {
     /// Everything that is not common, from the original arguments.
     #[inline(never)]
     fn fault_at_length(&mut self, gpa: Gpa, access: Access) -> Outcome {
+        self.settle();
         let vm = self.handle.vm.vm();
         let space = &vm.space;
         if gpa >= space.end {
@@ -70,8 +73,10 @@ impl<R: VmRef> Vcpu<R> {
         let outcome = loop {
             let section = space.domain.enter(&mut member.reader);
             let visit = Visit { space, section: &section, tally };
-            let (cache, last_used) = (&mut member.cache, &mut self.last_used);
-            let step = Fault { vm, visit, cache, last_used, vcpu: self.id, gpa, access }.serve(answer.take());
+            let (cache, last_used, stash) = (&mut member.cache, &mut self.last_used, &mut self.stash);
+            let vcpu = Some(self.id);
+            let step =
+                Fault { vm, visit, cache, last_used, stash, vcpu, gpa, access, whole: None }.serve(answer.take());
             drop(section);
             match step {
                 Step::Done(outcome) => break outcome,
@@ -95,7 +100,25 @@ impl<R: VmRef> Vcpu<R> {
     /// Carries at least `tables` tables from now on (at most 64), allocating the missing ones from the host. To be called
     /// before the first fault and after [`Outcome::NeedTables`], where allocating is allowed.
     pub fn top_up(&mut self, tables: usize) -> Result<(), OutOfMemory> {
+        self.settle();
         self.handle.top_up(tables)
+    }
+
+    /// Retires the table that a fault collapsed, and takes apart what nobody can see any more: its tables serve the next
+    /// faults.
+    #[inline]
+    fn settle(&mut self) {
+        let Handle { vm, member } = &mut self.handle;
+        let space = &vm.vm().space;
+        if let Some(subtree) = self.stash.take() {
+            let tag = space.domain.tag();
+            space.domain.limbo(&mut member.reader).push(subtree, tag);
+        }
+        if space.domain.limbo(&mut member.reader).len() > 0 {
+            let memory = (&space.host, space.format);
+            let tally = space.tally(&member.reader);
+            space.domain.reclaim(&mut member.reader, memory, tally, &mut member.cache, ENTRIES_SETTLED);
+        }
     }
 
     /// The most tables that one fault can need: a whole path below the root.
@@ -106,6 +129,15 @@ impl<R: VmRef> Vcpu<R> {
     /// The vCPU's number.
     pub fn id(&self) -> VcpuId {
         self.id
+    }
+}
+
+/// How much of what it collapsed a vCPU takes apart at a time.
+const ENTRIES_SETTLED: u64 = 1024;
+
+impl<R: VmRef> Drop for Vcpu<R> {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 

@@ -17,7 +17,7 @@ type AtomicsOf<R> = <<R as VmRef>::Host as TableMemory>::Atomics;
 type SharedLog<A> = Shared<Log<A>, A>;
 
 /// Entries visited inside one section, and so while anything is locked.
-const ENTRIES_PER_SECTION: u64 = 4096;
+pub(super) const ENTRIES_PER_SECTION: u64 = 4096;
 
 /// The handle of one thread that manages the VM's memory.
 ///

@@ -1,0 +1,110 @@
+//! A table is collapsed into a block beside what else changes it (R7).
+
+use slat::vm::{Budget, Collapse};
+
+use crate::run::{Scenario, both};
+use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, Stage, WRITE, set_flags, unmap};
+use crate::tool::{Loom, Shuttle, Tool};
+use crate::world::{Setup, pages};
+
+/// A write to a page whose table is being collapsed.
+pub const WRITE_BESIDE: Scenario = Scenario::new("collapse_fault/write", write::<Loom>, write::<Shuttle>);
+
+/// Two writes, each of which collapses the table by itself.
+pub const BY_FAULTS: Scenario = Scenario::new("collapse_fault/by_faults", by_faults::<Loom>, by_faults::<Shuttle>);
+
+/// Logging is turned on while the table is collapsed; a write comes after.
+pub const ENABLING: Scenario = Scenario::new("collapse_fault/enabling", enabling::<Loom>, enabling::<Shuttle>);
+
+/// The pages are unmapped while their table is collapsed.
+pub const UNMAP: Scenario = Scenario::new("collapse_fault/unmap", with_unmap::<Loom>, with_unmap::<Shuttle>);
+
+/// The table is dropped, for faults to map the block, while a guest writes through it.
+pub const LAZILY: Scenario = Scenario::new("collapse_fault/lazily", lazily::<Loom>, lazily::<Shuttle>);
+
+/// A block that was split under a log which is off again; page 0 is writable.
+fn split<T: Tool>() -> (Stage<T>, ModelWorker<T>) {
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
+    let mut guest = stage.guest(0);
+    guest.reach(1, READ);
+    guest.reach(0, WRITE);
+    stage.last_harvest(&mut worker);
+    stage.world.log_ends();
+    set_flags(&mut worker, PLAIN);
+    drop(guest);
+    (stage, worker)
+}
+
+fn collapse<T: Tool>(worker: &mut ModelWorker<T>, how: Collapse) {
+    let _ = worker.collapse(pages(0, 4), how, Budget::UNLIMITED);
+}
+
+fn write<T: Tool>() {
+    let (stage, mut worker) = split::<T>();
+    let mut guest = stage.guest(1);
+    let (worker, _) = both::<T, _, _>(
+        move || {
+            collapse(&mut worker, Collapse::InPlace);
+            worker
+        },
+        move || guest.reach(2, WRITE),
+    );
+    stage.close(worker);
+}
+
+fn by_faults<T: Tool>() {
+    let (stage, worker) = split::<T>();
+    let (mut one, mut other) = (stage.guest(0), stage.guest(1));
+    both::<T, _, _>(move || one.fault_once(1, WRITE), move || other.fault_once(2, WRITE));
+    stage.close(worker);
+}
+
+fn enabling<T: Tool>() {
+    let (stage, mut worker) = split::<T>();
+    let (mut guest, mut other) = (stage.guest(1), stage.worker());
+    let (worker, _) = both::<T, _, _>(
+        move || {
+            set_flags(&mut worker, LOGGED);
+            worker
+        },
+        move || {
+            collapse(&mut other, Collapse::InPlace);
+            crate::stage::reclaim_and_drop(other);
+        },
+    );
+    let mut worker = worker;
+    stage.world.log_begins();
+    guest.reach(2, WRITE);
+    drop(guest);
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn with_unmap<T: Tool>() {
+    let (stage, mut worker) = split::<T>();
+    let mut other = stage.worker();
+    let (worker, _) = both::<T, _, _>(
+        move || {
+            collapse(&mut worker, Collapse::InPlace);
+            worker
+        },
+        move || {
+            unmap(&mut other, 0, 4);
+            crate::stage::reclaim_and_drop(other);
+        },
+    );
+    stage.close(worker);
+}
+
+fn lazily<T: Tool>() {
+    let (stage, mut worker) = split::<T>();
+    let mut guest = stage.guest(1);
+    let (worker, _) = both::<T, _, _>(
+        move || {
+            collapse(&mut worker, Collapse::Lazily);
+            worker
+        },
+        move || guest.reach(2, WRITE),
+    );
+    stage.close(worker);
+}
