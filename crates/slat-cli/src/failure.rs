@@ -5,12 +5,13 @@ use slat_machine::memory::MemoryError;
 use slat_machine::{GuestError, MachineError};
 use std::process::ExitCode;
 
-use crate::dirty_log::json::schema;
+use crate::harness::json::{pretty, schema};
+use crate::output::say;
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The copy made by the dirty log differs from the guest's memory, or something was left behind.
+    /// Memory, a copy of it or its tables are not what they have to be, or something was left behind.
     #[error("{0}")]
     Verification(String),
     /// An option was wrong; the text says what is allowed.
@@ -51,8 +52,8 @@ impl Failure {
     pub(crate) fn report(&self, command: &str, as_json: bool) -> ExitCode {
         if as_json {
             let error = Error { kind: self.kind(), message: self.to_string() };
-            let object = Object { schema: schema(), command, error };
-            println!("{}", serde_json::to_string_pretty(&object).unwrap_or_default());
+            let object = Object { schema: schema(command), command, error };
+            say!("{}", pretty(&object).unwrap_or_default());
         } else {
             eprintln!("{self}");
         }
@@ -62,7 +63,7 @@ impl Failure {
 
 #[derive(Serialize)]
 struct Object<'a> {
-    schema: &'static str,
+    schema: String,
     command: &'a str,
     error: Error,
 }

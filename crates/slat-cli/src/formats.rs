@@ -1,8 +1,7 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
-use slat::format::{Arm64, Format};
-use slat_machine::walk::Walker;
-use slat_machine::walk::arm64::{Stage2, Vtcr};
+use slat::format::{Arm64, Ept, Format};
+use slat_machine::walk::{Walker, arm64, ept};
 
 use crate::failure::{Failure, engine};
 
@@ -15,26 +14,46 @@ pub(crate) trait WithFormat {
     fn with<F: Format>(self, format: F, walker: Box<dyn Walker>) -> Result<Self::Output, Failure>;
 }
 
-/// All names, in the order in which they are listed.
-pub(crate) const NAMES: [&str; 1] = [Arm64::NAME];
+/// Each format in a line: its type, a value of it, and a walker of the machine's; both may fail to be made.
+macro_rules! formats {
+    ($($format:ty: $value:expr, $walker:expr;)+) => {
+        /// All names, in the order in which they are listed.
+        pub(crate) const NAMES: &[&str] = &[$(<$format>::NAME),+];
 
-/// Guest physical address bits of the formats that can be chosen: what KVM's test uses with `-m 2`.
+        /// Does `what` with the format of this name.
+        pub(crate) fn with<T: WithFormat>(name: &str, what: T) -> Result<T::Output, Failure> {
+            $(if name == <$format>::NAME {
+                return what.with::<$format>($value.map_err(engine)?, Box::new($walker.map_err(engine)?));
+            })+
+            Err(unknown(name))
+        }
+    };
+}
+
+formats! {
+    Arm64: Arm64::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
+    Ept: Ok::<_, Failure>(Ept::new()), Ok::<_, Failure>(ept::Ept::new());
+}
+
+/// Guest physical address bits of the arm64 format: what KVM's tests use with `-m 2`.
 const ARM64_BITS: u32 = 48;
 
-/// Does `what` with the format of this name.
-pub(crate) fn with<T: WithFormat>(name: &str, what: T) -> Result<T::Output, Failure> {
-    match name {
-        Arm64::NAME => {
-            let walker = Stage2::new(Vtcr::for_ipa_bits(ARM64_BITS).map_err(engine)?);
-            what.with(Arm64::new(ARM64_BITS).map_err(engine)?, Box::new(walker))
-        }
-        _ => Err(unknown(name)),
-    }
+/// The format's name as it is listed, if there is such a format.
+pub(crate) fn named(name: &str) -> Result<&'static str, Failure> {
+    NAMES.iter().copied().find(|known| *known == name).ok_or_else(|| unknown(name))
 }
 
 /// Guest physical address bits of the format of this name.
 pub(crate) fn address_bits(name: &str) -> Result<u32, Failure> {
-    if name == Arm64::NAME { Ok(ARM64_BITS) } else { Err(unknown(name)) }
+    struct AddressBits;
+    impl WithFormat for AddressBits {
+        type Output = u32;
+
+        fn with<F: Format>(self, format: F, _: Box<dyn Walker>) -> Result<u32, Failure> {
+            Ok(format.geometry().address_bits())
+        }
+    }
+    with(name, AddressBits)
 }
 
 fn unknown(name: &str) -> Failure {

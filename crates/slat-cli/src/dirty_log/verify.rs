@@ -6,11 +6,12 @@ use slat_machine::copy::Destination;
 use slat_machine::program::{Order, Program};
 use std::time::{Duration, Instant};
 
-use super::guest::Guest;
-use super::manager::Manager;
 use super::plan::Plan;
-use crate::arguments::Plant;
+use crate::arguments::DirtyLogPlant as Plant;
 use crate::failure::Failure;
+use crate::harness::PAGE;
+use crate::harness::guest::Guest;
+use crate::harness::manager::Manager;
 
 /// Rounds of the live phase: harvest and copy while the guest writes.
 const ROUNDS: usize = 4;
@@ -46,7 +47,7 @@ impl Copy {
         mut self,
         machine: &Machine,
         program: &Program,
-        guest: &Guest<'_>,
+        guest: &Guest<'_, Program>,
         manager: &mut Manager<'_, R>,
         plan: &Plan,
         pass: u64,
@@ -85,7 +86,7 @@ impl Copy {
             Some(difference) => Err(Failure::Verification(format!(
                 "verification failed: page {} (GPA {:#x}) differs at byte {}: the guest has {:#018x}, its copy {:#018x}",
                 difference.page,
-                program.base.get() + difference.page * 4096,
+                program.base.get() + difference.page * PAGE,
                 difference.offset,
                 difference.source_word,
                 difference.destination_word,

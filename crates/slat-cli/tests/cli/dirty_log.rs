@@ -1,36 +1,28 @@
-//! The command as its users run it.
+//! `slat dirty-log` as its users run it.
 
-use std::process::{Command, Output};
+use std::process::Output;
+
+use super::{LOCKINGS, assert_refused, stderr, stdout};
 
 fn slat(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_slat")).arg("dirty-log").args(arguments).output().expect("the command starts")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    super::slat(&[&["dirty-log"], arguments].concat())
 }
 
 fn json(arguments: &[&str]) -> serde_json::Value {
-    let output = slat(&[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
-    serde_json::from_slice(&output.stdout).expect("one object")
+    super::json(&[&["dirty-log"], arguments].concat())
 }
 
 #[test]
-fn verifies_in_both_kinds_of_locking_and_leaves_no_table() {
-    let object = json(&["-b", "4M", "-v", "1,2", "--locking", "lock-free,exclusive", "--verify"]);
+fn verifies_in_every_kind_of_locking_and_leaves_no_table() {
+    let object = json(&["-b", "4M", "-v", "1,2", "--locking", &LOCKINGS.join(","), "--verify"]);
     assert_eq!(object["schema"], "slat.dirty-log/1");
     assert_eq!(object["command"], "dirty-log");
     assert_eq!(object["kind"], "measured");
     assert!(object["machine"]["cpus"].as_u64().is_some_and(|cpus| cpus > 0));
     let runs = object["runs"].as_array().expect("runs");
-    let cells: Vec<_> = runs.iter().map(|run| (run["vcpus"].as_u64(), run["locking"].as_str())).collect();
-    let expected =
-        [(1, "lock-free"), (1, "exclusive"), (2, "lock-free"), (2, "exclusive")].map(|(n, l)| (Some(n), Some(l)));
+    let cells: Vec<_> =
+        runs.iter().filter_map(|run| Some((run["vcpus"].as_u64()?, run["locking"].as_str()?))).collect();
+    let expected: Vec<_> = [1, 2].iter().flat_map(|&vcpus| LOCKINGS.map(|locking| (vcpus, locking))).collect();
     assert_eq!(cells, expected);
     for run in runs {
         assert_eq!(run["verified"], true);
@@ -43,6 +35,18 @@ fn verifies_in_both_kinds_of_locking_and_leaves_no_table() {
         assert_eq!(iterations.len(), 2);
         let pages = 1024 * run["vcpus"].as_u64().expect("a number");
         assert!(iterations.iter().all(|iteration| iteration["dirty_pages"] == pages && iteration["clear_s"].is_f64()));
+    }
+}
+
+#[test]
+fn every_format_behind_every_lock_is_verified() {
+    let listed = stdout(&slat(&["--format", "list"])).lines().collect::<Vec<_>>().join(",");
+    for arguments in [&[][..], &["-g", "-x", "2"]] {
+        let common = ["-b", "2M", "-v", "2", "-a", "--verify", "--format", &listed, "--locking", &LOCKINGS.join(",")];
+        let object = json(&[&common[..], arguments].concat());
+        let runs = object["runs"].as_array().expect("runs");
+        assert_eq!(runs.len(), listed.split(',').count() * LOCKINGS.len());
+        assert!(runs.iter().all(|run| run["verified"] == true && run["tables_after_teardown"] == 0), "{object}");
     }
 }
 
@@ -62,6 +66,8 @@ fn every_way_of_dirtying_and_taking_is_verified() {
         &["-b", "20K", "-x", "5"],
         &["-c", "0"],
         &["--repeat", "2"],
+        &["--prefault"],
+        &["--format", "ept", "-g"],
     ] {
         let size = if arguments.contains(&"-b") { &["--verify"][..] } else { &["--verify", "-b", "4M"] };
         let object = json(&[size, arguments].concat());
@@ -106,18 +112,35 @@ fn one_run_prints_the_lines_of_kvms_test() {
 
 #[test]
 fn several_runs_print_a_table_with_ratios() {
-    let text = stdout(&slat(&["-b", "1M", "-v", "1,2", "--locking", "exclusive,lock-free", "--verify"]));
-    assert!(text.contains("ratio") && text.contains("exclusive") && text.contains("no page lost"), "{text}");
-    assert!(text.lines().any(|line| line.trim_start_matches(['|', ' ']).starts_with('2')), "{text}");
+    let text = stdout(&slat(&["-b", "1M", "-v", "1,2", "--locking", &LOCKINGS.join(","), "--verify"]));
+    assert!(text.contains("| ratio |") && text.contains("no page lost"), "{text}");
+    assert!(text.contains("ratio: the time of exclusive divided by the row's"), "{text}");
+    for locking in LOCKINGS {
+        assert_eq!(text.lines().filter(|line| line.contains(&format!("| {locking} "))).count(), 2, "{text}");
+    }
+    let alone = stdout(&slat(&["-b", "1M", "-v", "1,2"]));
+    assert!(alone.contains("lock-free") && !alone.contains("ratio:") && !alone.contains("| ratio"), "{alone}");
 }
 
 #[test]
 fn formats_are_listed_one_a_line() {
     let output = slat(&["--format", "list"]);
     assert!(output.status.success());
-    assert!(stdout(&output).lines().any(|line| line == "arm64-4k"));
-    assert!(stdout(&output).lines().all(|line| !line.contains(' ')));
+    assert_eq!(stdout(&output).lines().collect::<Vec<_>>(), ["arm64-4k", "ept"]);
     assert_eq!(json(&["--format", "list"])["formats"][0], "arm64-4k");
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slat"));
+    command.args(["dirty-log", "-b", "32M", "-i", "20"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
 }
 
 #[test]
@@ -150,23 +173,18 @@ fn bad_input_on_every_option_says_what_is_allowed() {
         (&["-x", "0"], 2, "1 to 32764"),
         (&["-x", "40000"], 2, "1 to 32764"),
         (&["-x", "3"], 2, "do not divide"),
-        (&["--format", "vax"], 2, "arm64-4k"),
-        (&["--locking", "hope"], 2, "lock-free"),
+        (&["--format", "vax"], 2, "there are: arm64-4k, ept"),
+        (&["--format", "arm64-4k,vax"], 2, "there are: arm64-4k, ept"),
+        (&["--format", "ept,list"], 2, "there are: arm64-4k, ept"),
+        (&["--locking", "hope"], 2, "lock-free, shared-fault, shared-relax, exclusive"),
+        (&["--locking", "lock-free,"], 2, "shared-relax"),
         (&["--repeat", "0"], 2, "1 to 1000"),
         (&["--no-such-option"], 2, "unexpected"),
         (&["-a", "stray"], 2, "unexpected"),
     ] {
         let with_size = [&["-b", "1M"][..], arguments].concat();
         let arguments = if arguments[0] == "-b" { arguments } else { &with_size };
-        let output = slat(arguments);
-        let text = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
-        assert!(text.contains(message), "{arguments:?}: {text}");
-        let as_json = slat(&[arguments, &["--json"]].concat());
-        assert_eq!(as_json.status.code(), Some(code), "{arguments:?} --json");
-        let object: serde_json::Value = serde_json::from_slice(&as_json.stdout).expect("an object");
-        assert!(object["error"]["message"].as_str().is_some_and(|text| text.contains(message)), "{object}");
-        assert_eq!(object["error"]["kind"], if code == 2 { "input" } else { "machine" });
+        assert_refused("dirty-log", arguments, code, message);
     }
 }
 
@@ -186,7 +204,9 @@ fn huge_pages_that_are_not_configured_are_a_typed_error() {
 #[test]
 fn help_teaches() {
     let text = stdout(&slat(&["--help"]));
-    for word in ["populate", "Examples:", "Exit codes", "Modelled", "--verify", "--locking"] {
+    for word in
+        ["populate", "Examples:", "Exit codes", "Modelled", "--verify", "--locking", "shared-fault", "parking_lot"]
+    {
         assert!(text.contains(word), "{word}");
     }
 }

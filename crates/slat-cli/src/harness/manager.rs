@@ -1,12 +1,15 @@
 //! The main thread's side of the VM: slots, and the log read and taken slot by slot.
 
-use slat::addr::{Gpa, GpaRange, HostAddress};
+use slat::addr::{GpaRange, HostAddress};
 use slat::host::SlotId;
-use slat::vm::{Budget, LogMode, NewSlot, Pages, SlotError, SlotFlags, Teardown, VmRef, Worker};
+use slat::vm::{Budget, Collapse, LogMode, NewSlot, Pages, SlotError, SlotFlags, Teardown, VmRef, Worker};
 
-use super::plan::{PAGE, Plan};
+use super::PAGE;
 use crate::failure::{Failure, engine};
 use crate::locking::Gate;
+
+/// Entries between two steps of a collapse: a few tables.
+const COLLAPSE_STEP: Budget = Budget::entries(8 * 512);
 
 /// A worker behind a gate, and the bitmaps of its slots.
 pub(crate) struct Manager<'g, R: VmRef> {
@@ -17,16 +20,17 @@ pub(crate) struct Manager<'g, R: VmRef> {
 }
 
 impl<'g, R: VmRef> Manager<'g, R> {
-    /// Creates the slots over the memory from `base` on.
-    pub(crate) fn new(worker: Worker<R>, gate: &'g Gate, plan: &Plan, base: Gpa, bytes: u64) -> Result<Self, Failure> {
-        let slot_bytes = bytes / u64::from(plan.slots);
+    /// Divides `memory` into `slots` slots, which it is a multiple of.
+    pub(crate) fn new(worker: Worker<R>, gate: &'g Gate, memory: GpaRange, slots: u32) -> Result<Self, Failure> {
+        let slot_bytes = memory.len() / u64::from(slots);
         let pages_per_slot = slot_bytes / PAGE;
-        let bitmaps = vec![vec![0; pages_per_slot.div_ceil(64) as usize]; plan.slots as usize];
+        let bitmaps = vec![vec![0; pages_per_slot.div_ceil(64) as usize]; slots as usize];
         let mut manager = Self { worker, gate, pages_per_slot, bitmaps };
-        for number in 0..plan.slots {
+        for number in 0..slots {
             let offset = u64::from(number) * slot_bytes;
-            let start = base.checked_add(offset).ok_or_else(|| engine("the memory leaves 64 bits"))?;
-            let range = GpaRange::with_len(start, slot_bytes).ok_or_else(|| engine("the memory leaves 64 bits"))?;
+            let start = memory.start().checked_add(offset);
+            let range = start.and_then(|start| GpaRange::with_len(start, slot_bytes));
+            let range = range.ok_or_else(|| engine("the memory leaves 64 bits"))?;
             let slot = NewSlot { range, host: HostAddress::new(offset), flags: SlotFlags::default() };
             manager.until_not_busy(|worker| worker.create_slot(SlotId(number), slot))?;
         }
@@ -36,6 +40,7 @@ impl<'g, R: VmRef> Manager<'g, R> {
     /// Turns the log of all slots on or off.
     pub(crate) fn set_log(&mut self, log: Option<LogMode>) -> Result<(), Failure> {
         let flags = SlotFlags { log, ..SlotFlags::default() };
+        self.gate.set_logging(log.is_some());
         for number in 0..self.bitmaps.len() as u32 {
             while !self.until_not_busy(|worker| worker.set_flags(SlotId(number), flags, Budget::UNLIMITED))?.is_done() {
             }
@@ -80,6 +85,21 @@ impl<'g, R: VmRef> Manager<'g, R> {
             complete &= harvest.complete;
         }
         Ok((dirty, complete))
+    }
+
+    /// Collapses what can be collapsed in `memory`; no slot may be logged. Between steps others get in, and what was
+    /// unlinked is freed, so that there is always room for more.
+    pub(crate) fn collapse(&mut self, memory: GpaRange, how: Collapse) -> Result<(), Failure> {
+        let mut rest = Some(memory);
+        while let Some(range) = rest {
+            let _inside = self.gate.operation();
+            let progress = self.worker.collapse(range, how, COLLAPSE_STEP).map_err(engine)?;
+            rest = progress.next.map(|next| range.from(next));
+            while self.worker.reclaim(Budget::UNLIMITED).awaiting > 0 {
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
     }
 
     /// The bitmaps, each with the first page of its slot.
