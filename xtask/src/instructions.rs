@@ -1,6 +1,7 @@
 //! `cargo xtask instructions`: instructions an operation, counted by callgrind, beside those that the repository keeps.
 //!
-//! Callgrind repeats exactly for the same binary; another compiler gives other counts.
+//! What is counted is the operation as an embedder calls it, without the embedder's own translation and the allocation of
+//! tables. Callgrind repeats exactly for the same binary; another compiler gives other counts.
 
 use anyhow::{Context, bail, ensure};
 use std::collections::BTreeMap;
@@ -9,14 +10,18 @@ use std::process::Command;
 use crate::tools::{cargo, root, run};
 
 /// What is counted: an operation, and the two counts whose difference is taken.
-const OPERATIONS: [(&str, u64, u64); 7] = [
+const OPERATIONS: [(&str, u64, u64); 11] = [
     ("map_4k", 1000, 3000),
     ("map_4k_random", 1000, 3000),
+    ("map_4k_logged", 1000, 3000),
     ("spurious", 1000, 3000),
     ("relax_dirty", 1000, 3000),
+    ("lookup", 1000, 3000),
     ("protect_leaf", 1024, 5120),
     ("unmap_leaf", 100, 500),
+    ("range_map_leaf", 512, 4608),
     ("split_block", 2, 10),
+    ("collapse_block", 2, 10),
 ];
 
 /// Where the counts are kept.
@@ -70,6 +75,8 @@ fn regressions(counts: &Counts, kept: &Counts) -> Vec<String> {
 fn instructions(operation: &str, count: u64) -> anyhow::Result<u64> {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+    // Collecting begins in the operation and pauses in the embedder's translation.
+    valgrind.args(["--toggle-collect=slat_bench::measured::*", "--toggle-collect=*translate*"]);
     valgrind.arg(root().join("target/release/slat-bench")).arg(operation).arg(count.to_string());
     let output = valgrind.output().context("valgrind does not start")?;
     let text = String::from_utf8_lossy(&output.stderr);

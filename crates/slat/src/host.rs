@@ -59,6 +59,26 @@ pub trait Backing {
     /// stands inside the engine and holds up reclaim: answer at once, or say [`Translation::WouldBlock`] to be called
     /// again outside with `may_block` true. One fault may ask more than once.
     fn translate(&self, request: Request) -> Translation;
+
+    /// Called before a leaf over this memory becomes visible to the guest, with nothing locked; a fault that is refused
+    /// afterwards has called it in vain. For CPUs whose guests do not see the host's caches: clean the data cache for
+    /// memory that is not accessed through it, or where FEAT_S2FWB is missing; invalidate the instruction cache for
+    /// executable memory where `CTR_EL0.DIC` is 0 (Arm ARM, D7.5 and B2.7). Does nothing unless implemented.
+    #[inline(always)]
+    fn expose(&self, _memory: Exposed) {}
+}
+
+/// Host memory that is about to become visible to the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exposed {
+    /// Where it lies.
+    pub hpa: Hpa,
+    /// Bytes.
+    pub len: u64,
+    /// What the guest may do with it.
+    pub permissions: Permissions,
+    /// How the guest accesses it.
+    pub memory: MemoryType,
 }
 
 /// What a fault asks of [`Backing::translate`].

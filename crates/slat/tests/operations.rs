@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use slat::addr::{Hpa, Level};
 use slat::format::Kind;
-use slat::host::{Access, Flush, Permissions, Translation};
+use slat::host::{Access, Exposed, Flush, MemoryType, Permissions, Translation};
 use slat::vm::*;
 use std::sync::{Arc, Mutex};
 
@@ -128,6 +128,17 @@ fn a_gibibyte_collapses_from_blocks() {
 }
 
 #[test]
+fn a_gibibyte_of_blocks_is_dropped_whole() {
+    let (vm, mut worker, mut vcpu) = vm_with_slot(BASE, GIB);
+    (0..3).for_each(|block| _ = vcpu.fault(gpa(BASE + block * BLOCK), Access::Write));
+    let whole = |request| slat::host::Run { largest: Level::new(2), ..run(request) };
+    vm.host().translate_with(move |_, request| Translation::Run(whole(request)));
+    assert_eq!(worker.collapse(range(BASE, GIB), Collapse::Lazily, ALL).unwrap().changed, 1);
+    assert_eq!(vm.host().take_flushes(), [Flush::Tables { range: range(BASE, GIB) }]);
+    assert!(matches!(vcpu.fault(gpa(BASE), Access::Write), Outcome::Mapped { level, .. } if level == Level::new(2)));
+}
+
+#[test]
 fn prefaulting_fills_whole_tables_and_single_pages() {
     let (vm, mut worker, mut vcpu) = vm_with_slot(BASE, 4 * BLOCK);
     pages_only(&vm);
@@ -184,6 +195,32 @@ fn prefaulting_says_where_it_is_refused_and_survives_a_shortage() {
     assert_eq!(vm.statistics().leaves[0], 0);
     let unaligned = worker.prefault(range(BASE + 1, BLOCK), Access::Read, ALL);
     assert_eq!(unaligned, Err(PrefaultError::Range(RangeError::Unaligned)));
+}
+
+#[test]
+fn memory_is_exposed_before_the_guest_sees_it_and_what_is_not_normal_is_not_executed() {
+    let (vm, mut worker, mut vcpu) = vm_with_slot(BASE, 4 * BLOCK);
+    let exposed = || std::mem::take(&mut *vm.host().exposed.lock().unwrap());
+    let memory = MemoryType::Normal;
+    let whole = |hpa, len| Exposed { hpa: Hpa::new(hpa), len, permissions: Permissions::ALL, memory };
+    let _ = vcpu.fault(gpa(BASE), Access::Execute);
+    assert_eq!(exposed(), [whole(FRAMES, BLOCK)], "a block");
+    pages_only(&vm);
+    let _ = vcpu.fault(gpa(BASE + BLOCK), Access::Read);
+    let _ = vcpu.fault(gpa(BASE + BLOCK + PAGE), Access::Read);
+    assert_eq!(exposed(), [whole(FRAMES + BLOCK, PAGE), whole(FRAMES + BLOCK + PAGE, PAGE)], "pages, either path");
+    assert!(worker.prefault(range(BASE + 2 * BLOCK, BLOCK), Access::Read, ALL).unwrap().is_done());
+    assert_eq!(exposed(), [whole(FRAMES + 2 * BLOCK, BLOCK)], "a table");
+    let _ = (vcpu.fault(gpa(BASE), Access::Write), vcpu.fault(gpa(BASE + BLOCK), Access::Write));
+    assert_eq!(exposed(), [], "what is seen already");
+
+    for memory in [MemoryType::Device, MemoryType::NonCacheable] {
+        let (vm, _worker, mut vcpu) = vm_with_slot(BASE, BLOCK);
+        vm.host().translate_with(move |_, request| Translation::Run(slat::host::Run { memory, ..run(request) }));
+        assert_eq!(vcpu.fault(gpa(BASE), Access::Execute), Outcome::Denied);
+        assert!(matches!(vcpu.fault(gpa(BASE), Access::Write), Outcome::Mapped { .. }));
+        assert_eq!(vcpu.lookup(gpa(BASE)).map(|mapping| mapping.permissions), Some(Permissions::READ_WRITE));
+    }
 }
 
 #[test]

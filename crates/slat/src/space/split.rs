@@ -52,6 +52,15 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
 
     /// Fills a table that is linked nowhere yet with the leaves of `below` that map what `whole` begins.
     pub(super) fn populate(self, child: TableRef<'s, H>, whole: Leaf, below: Level) {
+        // Nearly always pages: compiled for that level apart.
+        match below {
+            Level::PAGE => self.populate_with(child, whole, Level::PAGE),
+            _ => self.populate_with(child, whole, below),
+        }
+    }
+
+    #[inline(always)]
+    fn populate_with(self, child: TableRef<'s, H>, whole: Leaf, below: Level) {
         let format = self.space.format;
         let geometry = format.geometry();
         let leaf = |index: usize| {

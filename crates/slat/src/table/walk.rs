@@ -206,6 +206,13 @@ impl<'s, H: TableMemory> Position<'s, H> {
         Self { table, index, level, raw }
     }
 
+    /// The next entry of the same table, if there is one and it is seen to be zero.
+    pub(crate) fn next_empty(self) -> Option<Self> {
+        let index = self.index + 1;
+        let raw = Entry::<H::Atomics>::new(self.table.words.get(index)?).load();
+        (raw == 0).then_some(Self { index, raw, ..self })
+    }
+
     /// The entry itself.
     #[inline(always)]
     pub(crate) fn entry(&self) -> Entry<'s, H::Atomics> {

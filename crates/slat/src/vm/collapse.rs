@@ -39,6 +39,12 @@ impl<R: VmRef> Worker<R> {
                 progress.next = Some(at);
                 return Ok(progress);
             }
+            if let Some(whole) = self.droppable(at, range).filter(|_| how == Collapse::Lazily) {
+                left = left.saturating_sub(1);
+                progress.changed += u64::from(self.remove(whole, Budget::UNLIMITED).changed > 0);
+                at = whole.end();
+                continue;
+            }
             let found = self.table_at(at, range);
             at = found.span.end();
             left = left.saturating_sub(if found.collapses { geometry.entries() as u64 } else { 1 });
@@ -56,6 +62,21 @@ impl<R: VmRef> Worker<R> {
             }
         }
         Ok(progress)
+    }
+
+    /// What the table above the blocks around `at` covers, if `at` is its first address and it may become a leaf.
+    fn droppable(&mut self, at: Gpa, range: GpaRange) -> Option<GpaRange> {
+        let Handle { vm, member } = &mut self.handle;
+        let vm = vm.vm();
+        let section = vm.space.domain.enter(&mut member.reader);
+        let visit = Visit { space: &vm.space, section: &section, tally: section.tally() };
+        (2..=visit.space.geometry().largest_leaf().get()).rev().map(Level::new).find_map(|level| {
+            let span = visit.span(at, level);
+            let meant = span.start() == at && range.covers(span);
+            let position = if meant { visit.walk(at, level)? } else { return None };
+            let is_table = position.level == level && vm.space.format.is_table(position.raw, level);
+            (is_table && wants_leaf(vm, visit, at, level)).then_some(span)
+        })
     }
 
     /// What lies at `at`: a table of pages that may become a block, or something to pass over.

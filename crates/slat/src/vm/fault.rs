@@ -6,7 +6,7 @@ use super::collapse::collapse_around;
 use super::slots::{LastUsed, Slot};
 use crate::addr::{Gpa, GpaRange, Hpa, Level};
 use crate::format::{Format, Kind, Leaf};
-use crate::host::{Access, Hint, Host, Request, Run, Translation, VcpuId};
+use crate::host::{Access, Exposed, Hint, Host, Request, Run, Translation, VcpuId};
 use crate::reclaim::Subtree;
 use crate::space::{Publish, Split, Ticket, Visit};
 use crate::sync::Atomics;
@@ -72,6 +72,9 @@ pub(crate) struct Answer {
 /// How often a fault looks again itself before it sends the guest round.
 const LOOKS: usize = 4;
 
+/// Whole tables that are mapped inside one section.
+const TABLES_PER_SECTION: u64 = 8;
+
 /// One fault, inside a section.
 pub(crate) struct Fault<'a, H: Host, F: Format> {
     pub(crate) vm: &'a Vm<H, F>,
@@ -85,6 +88,8 @@ pub(crate) struct Fault<'a, H: Host, F: Format> {
     pub(crate) access: Access,
     /// A range that shall be mapped as a whole: missing tables of pages in it are filled before they are linked.
     pub(crate) whole: Option<GpaRange>,
+    /// Tables that were mapped as a whole.
+    pub(crate) filled: u64,
 }
 
 /// What a fault may publish: where it comes from and how large it may be.
@@ -94,8 +99,10 @@ struct Plan<'a, A: Atomics> {
     level: Level,
     raw: u64,
     writable: bool,
-    /// Where the first page of the table around the address lies, if all of that table is to be mapped.
-    table: Option<Hpa>,
+    /// Where the first page of the table around the address lies, and how many whole tables from there on are to be
+    /// mapped, if any.
+    tables: Option<(Hpa, u64)>,
+    exposed: Exposed,
 }
 
 impl<'a, H: Host, F: Format> Fault<'a, H, F> {
@@ -199,8 +206,9 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if self.cache.len() < tables.into() {
             return Some(Step::Done(Outcome::NeedTables(tables)));
         }
-        if let Some(hpa) = plan.table.filter(|_| plan.level == Level::PAGE && position.level > Level::PAGE) {
-            return self.map_table(position, plan, hpa);
+        self.visit.space.host.expose(plan.exposed);
+        if let Some(tables) = plan.tables.filter(|_| plan.level == Level::PAGE && position.level > Level::PAGE) {
+            return self.map_tables(position, plan, tables);
         }
         let position = self.visit.link_down(position, self.gpa, plan.level, self.cache).ok()?;
         let span = self.visit.span(self.gpa, plan.level);
@@ -209,16 +217,36 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         self.finish(published, &plan)
     }
 
-    /// A whole table of pages where there was none, behind one entry.
+    /// Whole tables of pages where there were none, each behind one entry, as far as entries are empty and the answer
+    /// reaches.
     #[cold]
-    fn map_table(&mut self, position: Position<'a, H>, plan: Plan<'a, H::Atomics>, hpa: Hpa) -> Option<Step> {
+    fn map_tables(
+        &mut self,
+        position: Position<'a, H>,
+        plan: Plan<'a, H::Atomics>,
+        (first, count): (Hpa, u64),
+    ) -> Option<Step> {
+        let geometry = self.visit.space.geometry();
         let level = Level::new(1);
-        let leaf = Leaf { hpa, ..self.visit.space.format.decode(plan.raw, Level::PAGE) };
-        let position = self.visit.link_down(position, self.gpa, level, self.cache).ok()?;
-        let span = self.visit.span(self.gpa, level);
-        let shards = &self.visit.space.shards;
-        let published = self.visit.publish_table(position, leaf, self.cache, || shards.admits(&plan.ticket, span));
-        self.finish(published, &Plan { level, ..plan })
+        let mut position = self.visit.link_down(position, self.gpa, level, self.cache).ok()?;
+        let mut leaf = Leaf { hpa: first, ..self.visit.space.format.decode(plan.raw, Level::PAGE) };
+        let mut span = self.visit.span(self.gpa, level);
+        let plan = Plan { level, ..plan };
+        let mut step = None;
+        for _ in 0..count.min(TABLES_PER_SECTION) {
+            let shards = &self.visit.space.shards;
+            let published = self.visit.publish_table(position, leaf, self.cache, || shards.admits(&plan.ticket, span));
+            let done = matches!(published, Publish::Done);
+            if done || self.filled == 0 {
+                step = self.finish_over(published, &plan, span);
+            }
+            self.filled += u64::from(done);
+            let Some(next) = position.next_empty().filter(|_| done && self.cache.len() > 0) else { break };
+            position = next;
+            leaf.hpa = Hpa::new(leaf.hpa.get() + geometry.size(level));
+            span = self.visit.span(span.end(), level);
+        }
+        step
     }
 
     /// The path ends in a leaf that does not allow the access and may not be relaxed: what lies behind it has changed,
@@ -232,6 +260,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if plan.level < position.level {
             return self.split(position, plan.level);
         }
+        self.visit.space.host.expose(plan.exposed);
         let span = self.visit.span(self.gpa, plan.level);
         let shards = &self.visit.space.shards;
         let published = self.visit.replace_leaf(position, self.gpa, plan.raw, || shards.admits(&plan.ticket, span));
@@ -243,6 +272,11 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     /// Publish, then mark: a harvest that took the mark before the page was writable would lose the write (R5).
     #[inline]
     fn finish(&mut self, published: Publish, plan: &Plan<'_, H::Atomics>) -> Option<Step> {
+        self.finish_over(published, plan, self.visit.span(self.gpa, plan.level))
+    }
+
+    #[inline]
+    fn finish_over(&mut self, published: Publish, plan: &Plan<'_, H::Atomics>, span: GpaRange) -> Option<Step> {
         match published {
             Publish::Lost => return None,
             Publish::Refused => return Some(Step::Done(Outcome::Retry)),
@@ -250,7 +284,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         }
         let writable = plan.writable;
         if writable {
-            mark(plan.slot, self.visit.span(self.gpa, plan.level), self.page_shift());
+            mark(plan.slot, span, self.page_shift());
         }
         self.visit.published();
         Some(Step::Done(Outcome::Mapped { level: plan.level, writable }))
@@ -285,20 +319,29 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if !format.permits(raw, level, self.access) || leaf.hpa.get() >> format.output_bits() != 0 {
             return Err(Step::Done(Outcome::Denied));
         }
-        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write(), table: self.table_of(slot, &run) })
+        let tables = self.tables_of(slot, &run);
+        let (first, len) = match tables {
+            Some((first, count)) if level == Level::PAGE => {
+                (first, count.min(TABLES_PER_SECTION) * format.geometry().size(Level::new(1)))
+            }
+            _ => (leaf.hpa, format.geometry().size(level)),
+        };
+        let exposed = Exposed { hpa: first, len, permissions: leaf.permissions, memory: leaf.memory };
+        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write(), tables, exposed })
     }
 
-    /// Where the first page of the table around the address lies, if all of its pages are meant, and slot and run have
-    /// them.
-    fn table_of(&self, slot: &Slot<H::Atomics>, run: &Run) -> Option<Hpa> {
+    /// See [`Plan::tables`]: as far as all pages are meant, and slot and run have them, within one shard's region.
+    fn tables_of(&self, slot: &Slot<H::Atomics>, run: &Run) -> Option<(Hpa, u64)> {
         let geometry = self.visit.space.geometry();
+        let size = geometry.size(Level::new(1));
+        let region = GpaRange::around(self.gpa, 1 << geometry.shard_shift());
         let span = geometry.span(self.gpa, Level::new(1));
-        let meant = self.whole?.covers(span) && slot.range.covers(span) && run.guest.covers(span);
-        let offset = span.start().checked_offset_from(run.guest.start()).filter(|_| meant)?;
-        let last = run.hpa.checked_add(offset)?.checked_add(span.len() - 1)?;
-        let names_all = last.get() >> self.visit.space.format.output_bits() == 0;
-        let first = Hpa::new(last.get() - (span.len() - 1));
-        (names_all && first.is_aligned(geometry.page_size())).then_some(first)
+        let usable = self.whole?.intersection(slot.range)?.intersection(run.guest)?.intersection(region)?;
+        let bytes = usable.end().checked_offset_from(span.start()).filter(|_| usable.covers(span))?;
+        let first = run.hpa.checked_add(span.start().checked_offset_from(run.guest.start())?)?;
+        let last = first.checked_add(bytes / size * size - 1)?;
+        let expressible = last.get() >> self.visit.space.format.output_bits() == 0;
+        (expressible && first.is_aligned(geometry.page_size())).then_some((first, bytes / size))
     }
 
     /// The largest leaf that slot, backing, alignment and the log allow; `None` when the run does not serve the access.

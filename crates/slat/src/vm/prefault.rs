@@ -60,13 +60,20 @@ impl<R: VmRef> Worker<R> {
         self.check(range)?;
         let mut progress = Progress { next: None, changed: 0, widened: false };
         let (mut at, mut left, mut tries) = (range.start(), budget.get(), 0);
+        let mut last_used = LastUsed::default();
         while at < range.end() {
             if left == 0 || tries == TRIES {
                 progress.next = Some(at);
                 return Ok(progress);
             }
             left -= 1;
-            match self.prefault_at(at, range, access) {
+            let (outcome, filled) = self.prefault_at(at, range, access, &mut last_used);
+            match outcome {
+                Outcome::Mapped { level, .. } if filled > 0 => {
+                    progress.changed += filled;
+                    tries = 0;
+                    (0..filled).for_each(|_| at = self.end_of(at, level));
+                }
                 Outcome::Mapped { level, .. } | Outcome::Relaxed { level } | Outcome::Accessed { level } => {
                     progress.changed += 1;
                     tries = 0;
@@ -89,21 +96,21 @@ impl<R: VmRef> Worker<R> {
         self.handle.vm.vm().space.geometry().span(at, level).end()
     }
 
-    /// Maps what is next: a leaf, or a whole table of pages, which counts as one [`Outcome::Mapped`] of its size.
-    fn prefault_at(&mut self, gpa: Gpa, range: GpaRange, access: Access) -> Outcome {
+    /// Maps what is next: a leaf, or whole tables of pages, whose number it says and whose size is the outcome's.
+    fn prefault_at(&mut self, gpa: Gpa, range: GpaRange, access: Access, last_used: &mut LastUsed) -> (Outcome, u64) {
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
-        let mut last_used = LastUsed::default();
         let mut answer = None;
         loop {
             let section = vm.space.domain.enter(&mut member.reader);
             let visit = Visit { space: &vm.space, section: &section, tally: section.tally() };
-            let (cache, last_used, stash) = (&mut member.cache, &mut last_used, &mut None);
-            let mut fault = Fault { vm, visit, cache, last_used, stash, vcpu: None, gpa, access, whole: Some(range) };
+            let (cache, stash, whole) = (&mut member.cache, &mut None, Some(range));
+            let mut fault = Fault { vm, visit, cache, last_used, stash, vcpu: None, gpa, access, whole, filled: 0 };
             let step = fault.serve(answer.take());
+            let filled = fault.filled;
             drop(section);
             match step {
-                Step::Done(outcome) => return outcome,
+                Step::Done(outcome) => return (outcome, filled),
                 Step::Blocked(request, ticket) => {
                     let translation = vm.space.host.translate(Request { may_block: true, ..request });
                     answer = Some(super::fault::Answer { ticket, translation });

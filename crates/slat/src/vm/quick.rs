@@ -10,10 +10,10 @@ use super::collapse::collapse_around;
 use super::dirty::Log;
 use super::fault::Outcome;
 use super::slots::{LastUsed, Slot};
+use super::vcpu::Memo;
 use crate::addr::{Gpa, Hpa, Level};
 use crate::format::{Format, Leaf};
-use crate::host::{Access, Hint, Host, MemoryType, Permissions, Request, Run, Translation, VcpuId};
-use crate::reclaim::Subtree;
+use crate::host::{Access, Exposed, Hint, Host, MemoryType, Permissions, Request, Run, Translation, VcpuId};
 use crate::space::Visit;
 use crate::sync::{Atomics, Ordering, Word};
 use crate::table::Entry;
@@ -22,8 +22,7 @@ use crate::table::Entry;
 pub(super) struct Quick<'a, H: Host, F: Format> {
     pub(super) vm: &'a Vm<H, F>,
     pub(super) visit: Visit<'a, H, F>,
-    pub(super) last_used: &'a mut LastUsed,
-    pub(super) stash: &'a mut Option<Subtree>,
+    pub(super) memo: &'a mut Memo,
     pub(super) vcpu: VcpuId,
     pub(super) gpa: Gpa,
     pub(super) access: Access,
@@ -57,12 +56,12 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
     fn relax(self, entry: Entry<'a, H::Atomics>, raw: u64) -> Option<Outcome> {
         entry.change(raw, self.visit.space.format.made_writable(raw, Level::PAGE)).ok()?;
         H::Atomics::full_fence_after_rmw();
-        match self.vm.slots.read(self.visit.section).guess(self.gpa, *self.last_used) {
+        match self.vm.slots.read(self.visit.section).guess(self.gpa, self.memo.last_used) {
             Some(slot) => match &slot.log {
                 Some(log) => self.mark(log),
-                None => collapse_around(self.visit, slot, self.stash, self.gpa),
+                None => collapse_around(self.visit, slot, &mut self.memo.stash, self.gpa),
             },
-            None => mark_by_search(self.vm, self.visit, self.last_used, self.gpa),
+            None => mark_by_search(self.vm, self.visit, &mut self.memo.last_used, self.gpa),
         }
         self.visit.published();
         self.flush_local();
@@ -74,12 +73,13 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
     #[inline(always)]
     fn map(self, entry: Entry<'a, H::Atomics>) -> Option<Outcome> {
         let (word, seen) = self.visit.space.shards.quiet_word(self.visit.space.format, self.gpa)?;
-        let slot = self.vm.slots.read(self.visit.section).guess_plain(self.gpa, *self.last_used)?;
+        let slot = self.vm.slots.read(self.visit.section).guess_plain(self.gpa, self.memo.last_used)?;
         let run = match self.visit.space.host.translate(self.request(slot)) {
             Translation::Run(run) if run.is_plain() => run,
             answer => return self.unusual(&answer),
         };
         let hpa = self.frame_of(&run)?;
+        self.expose(hpa);
         let log = slot.log.as_deref();
         let claimed = entry.claim::<F>(0).ok()?;
         if word.load(Ordering::Acquire) != seen {
@@ -133,6 +133,12 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
         let hpa = run.hpa.get().wrapping_add(offset);
         let expressible = ((1 << self.visit.space.format.output_bits()) - 1) & !(page_size - 1);
         if hpa & !expressible == 0 { Some(Hpa::new(hpa)) } else { None }
+    }
+
+    #[inline(always)]
+    fn expose(&self, hpa: Hpa) {
+        let (len, permissions) = (self.visit.space.geometry().page_size(), Permissions::ALL);
+        self.visit.space.host.expose(Exposed { hpa, len, permissions, memory: MemoryType::Normal });
     }
 
     #[inline(always)]

@@ -159,11 +159,20 @@ impl<A: Atomics> Snapshot<A> {
 
     #[inline(never)]
     fn search(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        self.find_any(gpa, last).filter(|slot| !slot.dying)
+        self.search_any(gpa, last).filter(|slot| !slot.dying)
     }
 
     /// As [`find`](Self::find), dying slots included: what they map is still written to, and logged.
+    #[inline(always)]
     pub(crate) fn find_any(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
+        match self.guess(gpa, *last) {
+            Some(slot) => Some(slot),
+            None => self.search_any(gpa, last),
+        }
+    }
+
+    #[inline(never)]
+    fn search_any(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
         let index = self.starts.partition_point(|&start| start <= gpa).checked_sub(1)?;
         let slot = self.slots.get(index).filter(|slot| slot.range.contains(gpa))?;
         *last = LastUsed(index);

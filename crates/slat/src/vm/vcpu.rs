@@ -20,9 +20,15 @@ use crate::space::Visit;
 pub struct Vcpu<R: VmRef> {
     pub(super) handle: Handle<R>,
     id: VcpuId,
-    last_used: LastUsed,
+    memo: Memo,
+}
+
+/// What one fault leaves for the next ones.
+#[derive(Default)]
+pub(super) struct Memo {
+    pub(super) last_used: LastUsed,
     /// A table that a fault has collapsed and that is not yet among what waits for its grace period.
-    stash: Option<Subtree>,
+    pub(super) stash: Option<Subtree>,
 }
 
 impl<R: VmRef> Vcpu<R> {
@@ -32,7 +38,7 @@ impl<R: VmRef> Vcpu<R> {
         if id.0 >= vm.vm().config.vcpus {
             return Err(JoinError::NoSuchVcpu);
         }
-        Ok(Self { handle: Handle::new(vm)?, id, last_used: LastUsed::default(), stash: None })
+        Ok(Self { handle: Handle::new(vm)?, id, memo: Memo::default() })
     }
 
     /// Serves a fault of the guest at `gpa`. Takes no lock and allocates nothing; any number of vCPUs may fault at once,
@@ -47,8 +53,7 @@ impl<R: VmRef> Vcpu<R> {
         let member = &mut self.handle.member;
         let section = space.domain.enter(&mut member.reader);
         let visit = Visit { space, section: &section, tally: section.tally() };
-        let (last_used, stash) = (&mut self.last_used, &mut self.stash);
-        match (Quick { vm, visit, last_used, stash, vcpu: self.id, gpa, access }).serve() {
+        match (Quick { vm, visit, memo: &mut self.memo, vcpu: self.id, gpa, access }).serve() {
             Some(outcome) => outcome,
             None => {
                 core::hint::cold_path();
@@ -73,10 +78,10 @@ impl<R: VmRef> Vcpu<R> {
         let outcome = loop {
             let section = space.domain.enter(&mut member.reader);
             let visit = Visit { space, section: &section, tally };
-            let (cache, last_used, stash) = (&mut member.cache, &mut self.last_used, &mut self.stash);
+            let (cache, Memo { last_used, stash }) = (&mut member.cache, &mut self.memo);
             let vcpu = Some(self.id);
-            let step =
-                Fault { vm, visit, cache, last_used, stash, vcpu, gpa, access, whole: None }.serve(answer.take());
+            let step = Fault { vm, visit, cache, last_used, stash, vcpu, gpa, access, whole: None, filled: 0 }
+                .serve(answer.take());
             drop(section);
             match step {
                 Step::Done(outcome) => break outcome,
@@ -110,11 +115,13 @@ impl<R: VmRef> Vcpu<R> {
     fn settle(&mut self) {
         let Handle { vm, member } = &mut self.handle;
         let space = &vm.vm().space;
-        if let Some(subtree) = self.stash.take() {
+        if let Some(subtree) = self.memo.stash.take() {
+            core::hint::cold_path();
             let tag = space.domain.tag();
             space.domain.limbo(&mut member.reader).push(subtree, tag);
         }
         if space.domain.limbo(&mut member.reader).len() > 0 {
+            core::hint::cold_path();
             let memory = (&space.host, space.format);
             let tally = space.tally(&member.reader);
             space.domain.reclaim(&mut member.reader, memory, tally, &mut member.cache, ENTRIES_SETTLED);

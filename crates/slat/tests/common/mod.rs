@@ -35,6 +35,7 @@ pub struct TestHost {
     /// Allocations that still succeed.
     pub allowed: AtomicUsize,
     pub flushes: Mutex<Vec<Flush>>,
+    pub exposed: Mutex<Vec<Exposed>>,
     pub local: AtomicUsize,
     translate: Mutex<Arc<Translate>>,
     on_flush: Mutex<Arc<OnFlush>>,
@@ -48,6 +49,7 @@ impl TestHost {
             freed: AtomicUsize::new(0),
             allowed: AtomicUsize::new(usize::MAX),
             flushes: Mutex::default(),
+            exposed: Mutex::default(),
             local: AtomicUsize::new(0),
             translate: Mutex::new(Arc::new(|_, request| Translation::Run(run(request)))),
             on_flush: Mutex::new(Arc::new(|_, _| {})),
@@ -118,6 +120,10 @@ impl Backing for TestHost {
     fn translate(&self, request: Request) -> Translation {
         let translate = self.translate.lock().unwrap().clone();
         translate(self, request)
+    }
+
+    fn expose(&self, memory: Exposed) {
+        self.exposed.lock().unwrap().push(memory);
     }
 }
 
