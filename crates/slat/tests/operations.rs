@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use slat::addr::{Hpa, Level};
 use slat::format::Kind;
-use slat::host::{Access, Exposed, Flush, MemoryType, Permissions, Translation};
+use slat::host::{Access, Exposed, Flush, MemoryType, Permissions, SlotId, Translation};
 use slat::vm::*;
 use std::sync::{Arc, Mutex};
 
@@ -237,4 +237,33 @@ fn ageing_finds_what_was_used_since() {
     assert_eq!(worker.age(all, ALL).unwrap().young, 2);
     let first = worker.age(all, Budget::entries(10)).unwrap();
     assert_eq!(first, Aged { next: Some(gpa(BASE + 10 * PAGE)), young: 0 }, "it keeps to its budget");
+}
+
+#[test]
+fn a_slot_moves_with_its_memory_and_all_of_its_log_marked() {
+    let (vm, mut worker, mut vcpu) = vm_with_slot(BASE, 2 * BLOCK);
+    pages_only(&vm);
+    set_flags(&mut worker, LOGGED);
+    let _ = (vcpu.fault(gpa(BASE), Access::Write), vcpu.fault(gpa(BASE + BLOCK + PAGE), Access::Write));
+    let to = BASE + BLOCK + PAGE; // overlaps the old place
+    let first = worker.move_slot(SlotId(0), gpa(to), Budget::entries(1)).unwrap();
+    assert!(!first.is_done());
+    assert_eq!(vcpu.fault(gpa(BASE), Access::Write), Outcome::NoSlot, "gone from the first call on");
+    assert_eq!(vcpu.fault(gpa(to + 2 * BLOCK - PAGE), Access::Read), Outcome::NoSlot, "and not yet there");
+    assert_eq!(worker.move_slot(SlotId(0), gpa(BASE + GIB), ALL), Err(SlotError::Unfinished));
+    let taken = worker.create_slot(SlotId(1), slot(BASE + 3 * BLOCK, BLOCK));
+    assert_eq!(taken, Err(SlotError::Overlaps(SlotId(0))), "the new place is taken");
+    while !worker.move_slot(SlotId(0), gpa(to), Budget::entries(1)).unwrap().is_done() {}
+    assert_eq!(vcpu.fault(gpa(BASE), Access::Write), Outcome::NoSlot);
+    assert_eq!(mapping(&vm, BASE + BLOCK + PAGE), None, "nothing of the old place is mapped");
+    assert!(matches!(vcpu.fault(gpa(to), Access::Read), Outcome::Mapped { .. }));
+    assert_eq!(mapping(&vm, to), Some((Hpa::new(FRAMES), Level::PAGE, false)), "the same memory");
+    assert_eq!(harvest(&mut worker, Pages { first: 0, count: 1024 }).0.len(), 1024);
+    assert!(worker.move_slot(SlotId(0), gpa(to), ALL).unwrap().is_done(), "it is there already");
+
+    worker.create_slot(SlotId(1), slot(BASE + GIB, BLOCK)).unwrap();
+    assert_eq!(worker.move_slot(SlotId(1), gpa(to - PAGE), ALL), Err(SlotError::Overlaps(SlotId(0))));
+    assert_eq!(worker.move_slot(SlotId(1), gpa(to + 1), ALL), Err(SlotError::Unaligned));
+    assert_eq!(worker.move_slot(SlotId(1), gpa(u64::MAX - PAGE + 1), ALL), Err(SlotError::OutOfRange));
+    assert_eq!(worker.move_slot(SlotId(7), gpa(to), ALL), Err(SlotError::NoSuchSlot));
 }

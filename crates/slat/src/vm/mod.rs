@@ -10,6 +10,7 @@ mod harvest;
 mod invalidate;
 mod log;
 mod lookup;
+mod moving;
 mod prefault;
 mod quick;
 mod slots;

@@ -115,6 +115,20 @@ impl<A: Atomics> Slot<A> {
         Self { id, range, host, flags, dying: false, plain_end: Gpa::new(0), log }
     }
 
+    /// The slot at the end of a move, over `to`. Its log starts with every page marked: what was written on the way, and
+    /// what the old log held, is among them.
+    pub(crate) fn arrived(self, to: GpaRange, page_shift: u32) -> Result<Self, OutOfMemory> {
+        let log = match self.flags.log {
+            Some(_) => {
+                let log = Log::new(to.start().get() >> page_shift, to.end().get() >> page_shift, true)?;
+                log.arm(); // nothing is mapped there yet
+                Some(Shared::new(log)?)
+            }
+            None => None,
+        };
+        Ok(Self { range: to, dying: false, log, ..self })
+    }
+
     pub(crate) fn host_address(&self, gpa: Gpa) -> HostAddress {
         HostAddress::new(self.host.get().wrapping_add(gpa.get() - self.range.start().get()))
     }
@@ -252,6 +266,8 @@ pub(crate) struct Unfinished {
 pub(crate) enum Walk {
     Protect(What),
     Remove,
+    /// As `Remove`; the slot is to appear again over this range.
+    Move(GpaRange),
 }
 
 impl<A: Atomics> Slots<A> {
@@ -345,10 +361,37 @@ impl<A: Atomics> Change<'_, A> {
         if snapshot.by_id(slot.id).is_some() {
             return Err(SlotError::Unfinished);
         }
-        match snapshot.overlapping(slot.range) {
-            Some(other) => Err(SlotError::Overlaps(other.id)),
+        if let Some(other) = snapshot.overlapping(slot.range) {
+            return Err(SlotError::Overlaps(other.id));
+        }
+        match self.coming(slot.range, None) {
+            Some(other) => Err(SlotError::Overlaps(other)),
             None => Ok(()),
         }
+    }
+
+    /// Whether no slot is, or is on its way to, where `range` is; `except` may be.
+    pub(crate) fn is_free(
+        &self,
+        section: &Section<'_, A>,
+        range: GpaRange,
+        except: Option<SlotId>,
+    ) -> Result<(), SlotError> {
+        let overlaps = |slot: &&Slot<A>| Some(slot.id) != except && slot.range.overlaps(range);
+        let there = self.slots.read(section).slots.iter().find(overlaps).map(|slot| slot.id);
+        match there.or_else(|| self.coming(range, except)) {
+            Some(other) => Err(SlotError::Overlaps(other)),
+            None => Ok(()),
+        }
+    }
+
+    /// A slot that is on its way to where `range` is.
+    fn coming(&self, range: GpaRange, except: Option<SlotId>) -> Option<SlotId> {
+        let overlaps = |unfinished: &&Unfinished| match unfinished.walk {
+            Walk::Move(to) => Some(unfinished.id) != except && to.overlaps(range),
+            _ => false,
+        };
+        self.writer.unfinished.iter().find(overlaps).map(|unfinished| unfinished.id)
     }
 
     /// The number of a change that is about to be published.

@@ -8,11 +8,11 @@ use super::slots::{Change, LogMode, NewSlot, Slot, SlotError, SlotFlags, Unfinis
 use super::{Budget, Progress};
 use crate::addr::{Gpa, GpaRange};
 use crate::host::{Flush, SlotId, TableMemory, Tlb};
-use crate::reclaim::{OutOfMemory, Shared, Subtree};
+use crate::reclaim::{OutOfMemory, Section, Shared, Subtree};
 use crate::space::{All, CUTS, Protection, Removal, Visit, What};
 use crate::sync::Atomics;
 
-type AtomicsOf<R> = <<R as VmRef>::Host as TableMemory>::Atomics;
+pub(super) type AtomicsOf<R> = <<R as VmRef>::Host as TableMemory>::Atomics;
 
 type SharedLog<A> = Shared<Log<A>, A>;
 
@@ -114,7 +114,7 @@ impl<R: VmRef> Worker<R> {
     /// Removes a slot and what it maps; to be called until it is done. From the first call on, faults find no slot
     /// there, and writes are not logged any more. Its addresses are free for another slot when it is done.
     pub fn delete_slot(&mut self, id: SlotId, budget: Budget) -> Result<Progress, SlotError> {
-        let work = self.begin(id, |slot, change| {
+        let work = self.begin(id, |_, slot, change| {
             let begun = change.unfinished(id).filter(|walk| walk.walk == Walk::Remove);
             if begun.is_some() {
                 return Ok(Begin::Continue(begun));
@@ -131,7 +131,7 @@ impl<R: VmRef> Worker<R> {
     /// once. Turning a log off drops its marks.
     pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags, budget: Budget) -> Result<Progress, SlotError> {
         let mut log = self.log_for(id, flags)?;
-        let work = self.begin(id, |slot, change| {
+        let work = self.begin(id, |_, slot, change| {
             let unfinished = change.unfinished(id);
             if slot.dying {
                 return Err(SlotError::NoSuchSlot);
@@ -262,10 +262,14 @@ impl<R: VmRef> Worker<R> {
     }
 
     /// Decides under the slots' lock how a change begins, publishes it, and announces it (R4, R6).
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         id: SlotId,
-        decide: impl FnOnce(&Slot<AtomicsOf<R>>, &Change<'_, AtomicsOf<R>>) -> Result<Begin<AtomicsOf<R>>, SlotError>,
+        decide: impl FnOnce(
+            &Section<'_, AtomicsOf<R>>,
+            &Slot<AtomicsOf<R>>,
+            &Change<'_, AtomicsOf<R>>,
+        ) -> Result<Begin<AtomicsOf<R>>, SlotError>,
     ) -> Result<Option<Work>, SlotError> {
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
@@ -274,7 +278,7 @@ impl<R: VmRef> Worker<R> {
         vm.space.root.load().ok_or(SlotError::Gone)?;
         let slot = change.slot(&section, id)?;
         let range = slot.range;
-        let unfinished = match decide(&slot, &change)? {
+        let unfinished = match decide(&section, &slot, &change)? {
             Begin::Continue(unfinished) => unfinished,
             Begin::Publish(slot, walk) => {
                 let serial = change.next_serial();
@@ -296,19 +300,19 @@ impl<R: VmRef> Worker<R> {
     }
 
     /// Carries a change's walk on, and finishes the change when the walk is over.
-    fn go_on(&mut self, id: SlotId, work: Option<Work>, budget: Budget) -> Result<Progress, SlotError> {
+    pub(super) fn go_on(&mut self, id: SlotId, work: Option<Work>, budget: Budget) -> Result<Progress, SlotError> {
         let Some(Work { unfinished, end }) = work else {
             return Ok(Progress { next: None, changed: 0, widened: false });
         };
         let range = GpaRange::new(unfinished.next, end).unwrap_or_default();
         let mut progress = match unfinished.walk {
             Walk::Protect(what) => self.protect(range, what, budget),
-            Walk::Remove => self.remove(range, budget),
+            Walk::Remove | Walk::Move(_) => self.remove(range, budget),
         };
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
-        let relax = || vm.space.host.relax();
-        if unfinished.walk == Walk::Remove && progress.is_done() {
+        let (relax, shift) = (|| vm.space.host.relax(), vm.space.geometry().page_shift());
+        if !matches!(unfinished.walk, Walk::Protect(_)) && progress.is_done() {
             // The walk is over, the slot is not out yet: if there is no room to retire a snapshot now, the next call
             // finds nothing left to walk.
             progress.next = Some(end);
@@ -316,11 +320,14 @@ impl<R: VmRef> Worker<R> {
                 let section = vm.space.domain.enter(&mut member.reader);
                 match change.unfinished(id) {
                     Some(walk) if walk.serial == unfinished.serial => {
-                        change.take_out(&section, id)?;
+                        match walk.walk {
+                            Walk::Move(to) => change.put(&section, change.slot(&section, id)?.arrived(to, shift)?)?,
+                            _ => change.take_out(&section, id)?,
+                        }
                         change.note(id, None);
                         Ok(())
                     }
-                    _ => Ok(()), // another thread has finished the deletion
+                    _ => Ok(()), // another thread has finished it
                 }
             });
             match written {
@@ -411,7 +418,7 @@ impl<R: VmRef> fmt::Debug for Worker<R> {
 }
 
 /// How a change of a slot begins.
-enum Begin<A: Atomics> {
+pub(super) enum Begin<A: Atomics> {
     /// It has begun already; this walk is left.
     Continue(Option<Unfinished>),
     /// Publish this, then walk.
@@ -419,7 +426,7 @@ enum Begin<A: Atomics> {
 }
 
 /// A walk to be carried on, up to `end`.
-struct Work {
+pub(super) struct Work {
     unfinished: Unfinished,
     end: Gpa,
 }
@@ -432,7 +439,7 @@ fn walk_for(old: SlotFlags, new: SlotFlags) -> Option<What> {
     (old.log.is_none() && new.log == Some(LogMode::Protect)).then_some(What::Write)
 }
 
-fn new_log<A: Atomics>(
+pub(super) fn new_log<A: Atomics>(
     range: GpaRange,
     mode: Option<LogMode>,
     page_shift: u32,
