@@ -194,6 +194,11 @@ pub fn delete_slot<T: Tool>(worker: &mut ModelWorker<T>) {
     until_done::<T>(|| worker.delete_slot(SLOT, ALL));
 }
 
+/// Moves the slot to `page`, to the end.
+pub fn move_slot_to<T: Tool>(worker: &mut ModelWorker<T>, page: u64) {
+    until_done::<T>(|| worker.move_slot(SLOT, gpa(page), ALL));
+}
+
 /// One step of a change of a slot after the other, until this one or another worker's is done.
 fn until_done<T: Tool>(mut step: impl FnMut() -> Result<Progress, SlotError>) {
     loop {

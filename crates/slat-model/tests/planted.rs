@@ -103,6 +103,7 @@ caught! {
     r4_an_event_that_is_not_counted: invalidate_fault::ONE_SHOT, Unmade(Shape::Event), Both;
     r4_a_deletion_that_is_not_counted: fault_slot_change::DELETE, Unmade(Shape::Event), Both;
     r4_a_move_that_is_not_counted: fault_slot_change::MOVE, Unmade(Shape::Event), Both;
+    r4_a_slot_that_moves_away_uncounted: fault_slot_change::MOVE_AWAY, Unmade(Shape::Event), Both;
     r4_a_deletion_that_takes_locked_for_empty: fault_slot_change::DELETE_TWICE, LockedLooksEmpty, Both;
     r4_an_invalidation_that_is_not_opened: invalidate_fault::GUARD, Unmade(Shape::Open), All;
     r4_an_invalidation_that_is_not_opened_before_a_blocking_answer:

@@ -43,6 +43,7 @@ scenarios! {
     r4_fault_beside_slot_deletion: fault_slot_change::DELETE;
     r4_fault_beside_slot_deletion_by_two: fault_slot_change::DELETE_TWICE;
     r4_fault_beside_slot_move: fault_slot_change::MOVE;
+    r4_fault_beside_moving_its_slot: fault_slot_change::MOVE_AWAY;
     r6_fault_beside_turning_the_log_on: fault_slot_change::LOG_ON;
     r6_fault_beside_turning_the_log_on_all_marked: fault_slot_change::LOG_ON_MARKED;
     r6_relaxation_beside_turning_the_log_on: fault_slot_change::LOG_ON_RELAX;

@@ -2,8 +2,8 @@
 
 use crate::run::{Scenario, all_three, both};
 use crate::stage::{
-    LOGGED, MARKED, ModelWorker, PLAIN, READ, READ_ONLY, SLOT, Stage, WRITE, delete_slot, harvest, set_flags,
-    write_protect,
+    LOGGED, MARKED, ModelWorker, PLAIN, READ, READ_ONLY, SLOT, Stage, WRITE, delete_slot, harvest, move_slot_to,
+    set_flags, write_protect,
 };
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::Setup;
@@ -14,6 +14,10 @@ pub const DELETE: Scenario = Scenario::new("fault_slot_change/delete", delete::<
 /// A slot is deleted and made anew with other memory, while a guest maps a page of it.
 pub const MOVE: Scenario =
     Scenario::new("fault_slot_change/move", move_slot::<Loom>, move_slot::<Shuttle>).with_preemptions(1);
+
+/// The slot moves to other addresses beside a fault at the old ones, where nothing may be left.
+pub const MOVE_AWAY: Scenario =
+    Scenario::new("fault_slot_change/move_away", move_away::<Loom>, move_away::<Shuttle>).with_preemptions(1);
 
 /// The log is turned on while a guest maps a page and writes to another through what it has cached: every later write
 /// is in the log.
@@ -86,6 +90,21 @@ fn move_slot<T: Tool>() {
             delete_slot(&mut worker);
             worker.create_slot(SLOT, stage.slot(PLAIN, 1)).expect("a free place");
             stage.world.declare(|oracle| oracle.taken(stage.world.setup.slot(), 1));
+            (stage, worker)
+        },
+    );
+    stage.world.poke(READ);
+    stage.close(worker);
+}
+
+fn move_away<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(1), PLAIN);
+    let mut guest = stage.guest(0);
+    let (_, (stage, worker)) = both::<T, _, _>(
+        move || guest.fault_once(0, WRITE),
+        move || {
+            move_slot_to(&mut worker, 8);
+            stage.world.slot_is_gone();
             (stage, worker)
         },
     );

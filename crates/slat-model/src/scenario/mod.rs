@@ -26,6 +26,7 @@ pub const ALL: &[Scenario] = &[
     fault_fault::REPLACE,
     fault_slot_change::DELETE,
     fault_slot_change::MOVE,
+    fault_slot_change::MOVE_AWAY,
     fault_slot_change::LOG_ON,
     fault_slot_change::LOG_ON_MARKED,
     fault_slot_change::LOG_ON_RELAX,
