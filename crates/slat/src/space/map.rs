@@ -4,7 +4,7 @@ use super::Visit;
 use crate::addr::{Gpa, Level};
 use crate::format::{Change, Format, Kind, Leaf};
 use crate::host::{Host, Tlb};
-use crate::table::{Cache, Position, TableRef};
+use crate::table::{Cache, Position, Unlinked};
 
 /// Somebody else changed the entry first: look again.
 #[derive(Debug)]
@@ -71,8 +71,8 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         admit: impl FnOnce() -> bool,
     ) -> Publish {
         let Some(table) = cache.pop() else { return Publish::Lost };
-        let child = TableRef::unlinked(&self.space.host, table);
-        self.populate(child, first, Level::PAGE);
+        let mut child = Unlinked::new(&self.space.host, table);
+        self.populate(&mut child, first, Level::PAGE);
         let mut give_back = || {
             child.write_series(0, 0);
             cache.push(table);

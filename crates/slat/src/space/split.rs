@@ -4,7 +4,7 @@ use super::Visit;
 use crate::addr::{Gpa, Hpa, Level};
 use crate::format::{Change, Format, Leaf};
 use crate::host::Host;
-use crate::table::{Cache, Position, TableRef};
+use crate::table::{Cache, Position, Unlinked};
 
 /// What became of a leaf that was to be split.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,11 +28,11 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let format = self.space.format;
         let Some(below) = position.level.below() else { return Split::Lost };
         let Some(table) = cache.pop() else { return Split::NoTable };
-        let child = TableRef::unlinked(&self.space.host, table);
-        self.populate(child, format.decode(position.raw, position.level), below);
+        let mut child = Unlinked::new(&self.space.host, table);
+        self.populate(&mut child, format.decode(position.raw, position.level), below);
         let linked = format.table(table, position.level);
         let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
-            (0..format.geometry().entries()).for_each(|index| child.write(index, 0));
+            child.write_series(0, 0);
             cache.push(table);
             return Split::Lost;
         };
@@ -51,7 +51,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     }
 
     /// Fills a table that is linked nowhere yet with the leaves of `below` that map what `whole` begins.
-    pub(super) fn populate(self, child: TableRef<'s, H>, whole: Leaf, below: Level) {
+    pub(super) fn populate(self, child: &mut Unlinked<'_, H>, whole: Leaf, below: Level) {
         // Nearly always pages: compiled for that level apart.
         match below {
             Level::PAGE => self.populate_with(child, whole, Level::PAGE),
@@ -60,7 +60,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     }
 
     #[inline(always)]
-    fn populate_with(self, child: TableRef<'s, H>, whole: Leaf, below: Level) {
+    fn populate_with(self, child: &mut Unlinked<'_, H>, whole: Leaf, below: Level) {
         let format = self.space.format;
         let geometry = format.geometry();
         let leaf = |index: usize| {

@@ -8,4 +8,4 @@ mod walk;
 pub(crate) use cache::Cache;
 pub(crate) use entry::Entry;
 pub(crate) use tally::{Counts, Tally};
-pub(crate) use walk::{Position, Root, TableRef};
+pub(crate) use walk::{Position, Root, TableRef, Unlinked};

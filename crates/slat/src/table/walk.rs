@@ -1,5 +1,6 @@
 //! The walk from the root to an entry.
 
+use core::any::TypeId;
 use core::ptr;
 
 use super::Entry;
@@ -7,7 +8,7 @@ use crate::addr::{Gpa, Hpa, Level};
 use crate::format::Format;
 use crate::host::{TableMemory, Word};
 use crate::reclaim::Section;
-use crate::sync::{Ordering, Word as _};
+use crate::sync::{Atomics, Core, Ordering, Word as _};
 
 /// A table that cannot be freed during `'s`.
 pub(crate) struct TableRef<'s, H: TableMemory> {
@@ -62,37 +63,55 @@ impl<'s, H: TableMemory> TableRef<'s, H> {
         }
         words.len()
     }
+}
 
-    /// A table that is linked nowhere yet, from a handle's cache: `write` fills it with plain stores.
-    ///
-    /// `table` is a table that the caller took from its [`Cache`](super::Cache).
-    pub(crate) fn unlinked(host: &'s H, table: Hpa) -> Self {
+/// A table from a handle's cache that is linked nowhere yet: this thread's alone, filled with plain stores.
+pub(crate) struct Unlinked<'s, H: TableMemory> {
+    words: &'s [Word<H>],
+}
+
+impl<'s, H: TableMemory> Unlinked<'s, H> {
+    /// `table` is one that the caller took from its [`Cache`](super::Cache), and that it links only when this is gone.
+    pub(crate) fn new(host: &'s H, table: Hpa) -> Self {
         // SAFETY: the caller owns the table, which was allocated by this host and is linked nowhere: it stays allocated
         // at least until the caller links it or gives it back.
         Self { words: unsafe { host.words(table) } }
     }
 
-    /// Stores into a table that is linked nowhere yet.
+    /// Stores one entry.
     #[inline(always)]
-    pub(crate) fn write(self, index: usize, raw: u64) {
+    pub(crate) fn write(&mut self, index: usize, raw: u64) {
         self.words[index].store(raw, Ordering::Relaxed);
     }
 
-    /// Stores `first`, `first + step`, `first + 2 * step`, … into all entries of a table that is linked nowhere yet.
+    /// Stores `first`, `first + step`, `first + 2 * step`, … into all entries.
     #[inline(always)]
-    pub(crate) fn write_series(self, first: u64, step: u64) {
-        let mut raw = first;
-        let mut write = |word: &Word<H>| {
-            word.store(raw, Ordering::Relaxed);
-            raw = raw.wrapping_add(step);
-        };
-        // Unrolled by hand, as in `leading`.
-        let (chunks, rest) = self.words.as_chunks::<32>();
-        for chunk in chunks {
-            chunk.iter().for_each(&mut write);
+    pub(crate) fn write_series(&mut self, first: u64, step: u64) {
+        let word = |index: u64| first.wrapping_add(step.wrapping_mul(index));
+        // No compiler makes vectors of relaxed stores; where the words are the processor's own, they can be plain.
+        if TypeId::of::<Word<H>>() == TypeId::of::<<Core as Atomics>::Word>() {
+            let pointer = self.words.as_ptr().cast::<u64>().cast_mut();
+            // SAFETY: the words are atomics of 64 bits, by the comparison of their types: they have the layout of u64, and
+            // may be written through a shared reference. The table is linked nowhere, so that neither another thread nor
+            // a hardware walker reads it, and this thread reads it through nothing else meanwhile.
+            let words = unsafe { core::slice::from_raw_parts_mut(pointer, self.words.len()) };
+            plain_series(words, first, step);
+        } else {
+            self.words.iter().zip(0..).for_each(|(atomic, index)| atomic.store(word(index), Ordering::Relaxed));
         }
-        rest.iter().for_each(&mut write);
     }
+}
+
+/// Sixteen words at a time, which fit in vector registers.
+#[inline(always)]
+fn plain_series(words: &mut [u64], first: u64, step: u64) {
+    let mut next: [u64; 16] = core::array::from_fn(|index| first.wrapping_add(step.wrapping_mul(index as u64)));
+    let (chunks, rest) = words.as_chunks_mut::<16>();
+    for chunk in chunks {
+        *chunk = next;
+        next = next.map(|word| word.wrapping_add(step.wrapping_mul(16)));
+    }
+    rest.copy_from_slice(&next[..rest.len()]);
 }
 
 /// Where a tree starts: its root's address, or that it is gone.
