@@ -27,6 +27,9 @@ const OPERATIONS: [(&str, u64, u64); 11] = [
 /// Where the counts are kept.
 const KEPT: &str = "crates/slat-bench/instructions.json";
 
+/// What was kept before that.
+const PREVIOUS: &str = "crates/slat-bench/instructions.previous.json";
+
 /// More than the kept count by this factor is a regression.
 const TOLERANCE: f64 = 1.05;
 
@@ -55,6 +58,7 @@ pub(crate) fn count(as_json: bool, keep: bool) -> anyhow::Result<()> {
         }
     }
     if keep {
+        std::fs::write(root().join(PREVIOUS), serde_json::to_string_pretty(&kept)? + "\n")?;
         std::fs::write(&path, serde_json::to_string_pretty(&counts)? + "\n")?;
         return Ok(());
     }

@@ -22,6 +22,7 @@ pub(crate) use try_lock::{TryLock, TryLockGuard};
 
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::sync::{Atomics, Ordering, Padded, Word};
@@ -88,7 +89,24 @@ pub(crate) struct Section<'a, A: Atomics> {
     record: &'a Record<A>,
 }
 
+/// The same as a value to hand on: for as long as the section is borrowed.
+pub(crate) struct Inside<'s, A: Atomics>(PhantomData<&'s Section<'s, A>>);
+
+impl<A: Atomics> Clone for Inside<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A: Atomics> Copy for Inside<'_, A> {}
+
 impl<'a, A: Atomics> Section<'a, A> {
+    /// The proof, for whom the section itself is not to be handed to: a reference would keep it in memory.
+    #[inline(always)]
+    pub(crate) fn inside(&self) -> Inside<'_, A> {
+        Inside(PhantomData)
+    }
+
     /// What the section's owner counts in.
     #[inline(always)]
     pub(crate) fn tally(&self) -> &'a Tally<A> {

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
 use super::boxes::{OutOfMemory, try_box};
-use super::{Domain, Epoch, Section};
+use super::{Domain, Epoch, Inside};
 use crate::sync::{Atomics, Ordering, Word};
 
 /// The current version of a `T`. Readers borrow it for the length of their section; a writer replaces it.
@@ -56,7 +56,7 @@ impl<T: Send + Sync, A: Atomics> Published<T, A> {
 
     /// The version of now, for the length of the section.
     #[inline(always)]
-    pub(crate) fn read<'s>(&self, _section: &'s Section<'_, A>) -> &'s T {
+    pub(crate) fn read<'s>(&self, _section: Inside<'s, A>) -> &'s T {
         // Acquire: pairs with the Release in `replace`.
         let pointer = self.pointer.load(Ordering::Acquire);
         // SAFETY: the pointer came from a `Box` by `address`. Whoever replaced it frees it only when the domain says

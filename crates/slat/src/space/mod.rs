@@ -19,7 +19,7 @@ pub(crate) use split::Split;
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Geometry};
 use crate::host::Host;
-use crate::reclaim::{Domain, OutOfMemory, Reader, Section};
+use crate::reclaim::{Domain, Inside, OutOfMemory, Reader};
 use crate::sync::{Atomics, Padded};
 use crate::table::{Cache, Counts, Entry, Position, Root, Tally};
 use crate::tlb::Gather;
@@ -99,7 +99,7 @@ pub(crate) struct Member<A: Atomics> {
 /// One handle standing inside: what every operation on the tree works with.
 pub(crate) struct Visit<'s, H: Host, F: Format> {
     pub(crate) space: &'s Space<H, F>,
-    pub(crate) section: &'s Section<'s, H::Atomics>,
+    pub(crate) section: Inside<'s, H::Atomics>,
     pub(crate) tally: &'s Tally<H::Atomics>,
 }
 

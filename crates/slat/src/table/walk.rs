@@ -7,7 +7,7 @@ use super::Entry;
 use crate::addr::{Gpa, Hpa, Level};
 use crate::format::Format;
 use crate::host::{TableMemory, Word};
-use crate::reclaim::Section;
+use crate::reclaim::Inside;
 use crate::sync::{Atomics, Core, Ordering, Word as _};
 
 /// A table that cannot be freed during `'s`.
@@ -169,7 +169,7 @@ impl<'s, H: TableMemory> Position<'s, H> {
     pub(crate) fn at_root<F: Format>(
         host: &'s H,
         format: F,
-        _section: &'s Section<'_, H::Atomics>,
+        _section: Inside<'s, H::Atomics>,
         root: Hpa,
         level: Level,
         index: usize,
@@ -187,13 +187,7 @@ impl<'s, H: TableMemory> Position<'s, H> {
 
     /// The entry below this one, which was seen to be a table, that covers `gpa`.
     #[inline(always)]
-    pub(crate) fn below<F: Format>(
-        self,
-        host: &'s H,
-        format: F,
-        _section: &'s Section<'_, H::Atomics>,
-        gpa: Gpa,
-    ) -> Self {
+    pub(crate) fn below<F: Format>(self, host: &'s H, format: F, _section: Inside<'s, H::Atomics>, gpa: Gpa) -> Self {
         let table = format.table_address(self.raw, self.level);
         // A table entry of the page level would be a format's mistake: stay there rather than wrap.
         let level = self.level.below().unwrap_or(Level::PAGE);
@@ -209,7 +203,7 @@ impl<'s, H: TableMemory> Position<'s, H> {
         mut self,
         host: &'s H,
         format: F,
-        section: &'s Section<'_, H::Atomics>,
+        section: Inside<'s, H::Atomics>,
         gpa: Gpa,
         lowest: Level,
     ) -> Self {

@@ -39,7 +39,7 @@ impl<R: VmRef> Worker<R> {
         let (mut at, mut left) = (range.start(), budget.get());
         loop {
             let section = space.domain.enter(&mut member.reader);
-            let visit = Visit { space, section: &section, tally: section.tally() };
+            let visit = Visit { space, section: section.inside(), tally: section.tally() };
             let reached = visit.age(range.from(at), forget, left.min(ENTRIES_PER_SECTION), &mut young);
             left = left.saturating_sub(reached.visited.max(1));
             match reached.next {

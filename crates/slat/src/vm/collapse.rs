@@ -69,7 +69,7 @@ impl<R: VmRef> Worker<R> {
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
         let section = vm.space.domain.enter(&mut member.reader);
-        let visit = Visit { space: &vm.space, section: &section, tally: section.tally() };
+        let visit = Visit { space: &vm.space, section: section.inside(), tally: section.tally() };
         (2..=visit.space.geometry().largest_leaf().get()).rev().map(Level::new).find_map(|level| {
             let span = visit.span(at, level);
             let meant = span.start() == at && range.covers(span);
@@ -84,7 +84,7 @@ impl<R: VmRef> Worker<R> {
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
         let section = vm.space.domain.enter(&mut member.reader);
-        let visit = Visit { space: &vm.space, section: &section, tally: section.tally() };
+        let visit = Visit { space: &vm.space, section: section.inside(), tally: section.tally() };
         let Some(position) = visit.walk(at, ONE) else { return Found { span: range.from(at), collapses: false } };
         let span = visit.span(at, position.level);
         let is_table = position.level == ONE && vm.space.format.is_table(position.raw, ONE);
@@ -100,7 +100,7 @@ impl<R: VmRef> Worker<R> {
             return false;
         }
         let section = space.domain.enter(&mut member.reader);
-        let visit = Visit { space, section: &section, tally: section.tally() };
+        let visit = Visit { space, section: section.inside(), tally: section.tally() };
         let collapsed = if wants_leaf(vm, visit, at, level) { collapse_at(visit, at, level) } else { None };
         drop(section);
         let Some(subtree) = collapsed else { return false };

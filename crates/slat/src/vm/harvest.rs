@@ -110,7 +110,7 @@ impl<R: VmRef> Worker<R> {
         let mut spent = 0;
         loop {
             let section = space.domain.enter(&mut member.reader);
-            let visit = Visit { space, section: &section, tally };
+            let visit = Visit { space, section: section.inside(), tally };
             for _ in 0..REGIONS_PER_SECTION {
                 let Some(page) = next.filter(|page| spent < budget.get() || target.resume(*page).is_none()) else {
                     break;
@@ -140,7 +140,7 @@ impl<R: VmRef> Worker<R> {
         let shift = vm.space.geometry().page_shift();
         let section = vm.space.domain.enter(&mut member.reader);
         let slot: &Slot<_> =
-            vm.slots.read(&section).by_id(id).filter(|slot| !slot.dying).ok_or(LogError::NoSuchSlot)?;
+            vm.slots.read(section.inside()).by_id(id).filter(|slot| !slot.dying).ok_or(LogError::NoSuchSlot)?;
         let log = slot.log.clone().ok_or(LogError::NotLogged)?;
         vm.space.root.load().ok_or(LogError::Gone)?;
         if !log.is_armed() {

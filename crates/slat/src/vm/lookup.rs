@@ -37,7 +37,7 @@ impl<R: VmRef> Handle<R> {
     fn lookup(&mut self, gpa: Gpa) -> Option<Mapping> {
         let space = &self.vm.vm().space;
         let section = space.domain.enter(&mut self.member.reader);
-        let visit = Visit { space, section: &section, tally: section.tally() };
+        let visit = Visit { space, section: section.inside(), tally: section.tally() };
         match visit.at_page(gpa, |_, raw| Some(raw)) {
             Some(raw) => mapping(space.format, raw, Level::PAGE),
             None => upper(visit, gpa),

@@ -35,6 +35,6 @@ impl<R: VmRef> Worker<R> {
     fn range_of(&mut self, id: SlotId) -> Result<GpaRange, SlotError> {
         let vm = self.handle.vm.vm();
         let section = vm.space.domain.enter(&mut self.handle.member.reader);
-        vm.slots.read(&section).by_id(id).map(|slot| slot.range).ok_or(SlotError::NoSuchSlot)
+        vm.slots.read(section.inside()).by_id(id).map(|slot| slot.range).ok_or(SlotError::NoSuchSlot)
     }
 }

@@ -103,7 +103,7 @@ impl<R: VmRef> Worker<R> {
         let mut answer = None;
         loop {
             let section = vm.space.domain.enter(&mut member.reader);
-            let visit = Visit { space: &vm.space, section: &section, tally: section.tally() };
+            let visit = Visit { space: &vm.space, section: section.inside(), tally: section.tally() };
             let (cache, stash, whole) = (&mut member.cache, &mut None, Some(range));
             let mut fault = Fault { vm, visit, cache, last_used, stash, vcpu: None, gpa, access, whole, filled: 0 };
             let step = fault.serve(answer.take());

@@ -6,7 +6,7 @@ use core::fmt;
 use super::dirty::Log;
 use crate::addr::{Gpa, GpaRange, HostAddress};
 use crate::host::SlotId;
-use crate::reclaim::{Domain, OutOfMemory, Published, Retired, Section, Shared, TryLock, TryLockGuard};
+use crate::reclaim::{Domain, Inside, OutOfMemory, Published, Retired, Shared, TryLock, TryLockGuard};
 use crate::space::What;
 use crate::sync::{Atomics, Padded};
 
@@ -278,7 +278,7 @@ impl<A: Atomics> Slots<A> {
 
     /// The snapshot of now.
     #[inline(always)]
-    pub(crate) fn read<'s>(&self, section: &'s Section<'_, A>) -> &'s Snapshot<A> {
+    pub(crate) fn read<'s>(&self, section: Inside<'s, A>) -> &'s Snapshot<A> {
         self.current.read(section)
     }
 
@@ -330,13 +330,13 @@ pub(crate) struct Change<'v, A: Atomics> {
 
 impl<A: Atomics> Change<'_, A> {
     /// Publishes a snapshot with `slot` in it, in the place of the one of the same number.
-    pub(crate) fn put(&mut self, section: &Section<'_, A>, slot: Slot<A>) -> Result<(), SlotError> {
+    pub(crate) fn put(&mut self, section: Inside<'_, A>, slot: Slot<A>) -> Result<(), SlotError> {
         let snapshot = self.slots.read(section).with(slot)?;
         self.publish(snapshot)
     }
 
     /// Publishes a snapshot without the slot of this number.
-    pub(crate) fn take_out(&mut self, section: &Section<'_, A>, id: SlotId) -> Result<(), SlotError> {
+    pub(crate) fn take_out(&mut self, section: Inside<'_, A>, id: SlotId) -> Result<(), SlotError> {
         let snapshot = self.slots.read(section).without(id)?;
         self.publish(snapshot)
     }
@@ -348,12 +348,12 @@ impl<A: Atomics> Change<'_, A> {
     }
 
     /// The slot of this number, as it is published.
-    pub(crate) fn slot(&self, section: &Section<'_, A>, id: SlotId) -> Result<Slot<A>, SlotError> {
+    pub(crate) fn slot(&self, section: Inside<'_, A>, id: SlotId) -> Result<Slot<A>, SlotError> {
         self.slots.read(section).by_id(id).cloned().ok_or(SlotError::NoSuchSlot)
     }
 
     /// Whether `slot` may be added.
-    pub(crate) fn admits(&self, section: &Section<'_, A>, slot: &Slot<A>) -> Result<(), SlotError> {
+    pub(crate) fn admits(&self, section: Inside<'_, A>, slot: &Slot<A>) -> Result<(), SlotError> {
         let snapshot = self.slots.read(section);
         if snapshot.by_id(slot.id).is_some_and(|other| !other.dying) {
             return Err(SlotError::Exists);
@@ -373,7 +373,7 @@ impl<A: Atomics> Change<'_, A> {
     /// Whether no slot is, or is on its way to, where `range` is; `except` may be.
     pub(crate) fn is_free(
         &self,
-        section: &Section<'_, A>,
+        section: Inside<'_, A>,
         range: GpaRange,
         except: Option<SlotId>,
     ) -> Result<(), SlotError> {

@@ -52,7 +52,7 @@ impl<R: VmRef> Vcpu<R> {
         let space = &vm.space;
         let member = &mut self.handle.member;
         let section = space.domain.enter(&mut member.reader);
-        let visit = Visit { space, section: &section, tally: section.tally() };
+        let visit = Visit { space, section: section.inside(), tally: section.tally() };
         match (Quick { vm, visit, memo: &mut self.memo, vcpu: self.id, gpa, access }).serve() {
             Some(outcome) => outcome,
             None => {
@@ -77,7 +77,7 @@ impl<R: VmRef> Vcpu<R> {
         let mut answer = None;
         let outcome = loop {
             let section = space.domain.enter(&mut member.reader);
-            let visit = Visit { space, section: &section, tally };
+            let visit = Visit { space, section: section.inside(), tally };
             let (cache, Memo { last_used, stash }) = (&mut member.cache, &mut self.memo);
             let vcpu = Some(self.id);
             let step = Fault { vm, visit, cache, last_used, stash, vcpu, gpa, access, whole: None, filled: 0 }

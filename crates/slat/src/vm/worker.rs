@@ -8,7 +8,7 @@ use super::slots::{Change, LogMode, NewSlot, Slot, SlotError, SlotFlags, Unfinis
 use super::{Budget, Progress};
 use crate::addr::{Gpa, GpaRange};
 use crate::host::{Flush, SlotId, TableMemory, Tlb};
-use crate::reclaim::{OutOfMemory, Section, Shared, Subtree};
+use crate::reclaim::{Inside, OutOfMemory, Shared, Subtree};
 use crate::space::{All, CUTS, Protection, Removal, Visit, What};
 use crate::sync::Atomics;
 
@@ -107,8 +107,8 @@ impl<R: VmRef> Worker<R> {
         let slot = Slot::new(id, &slot, log);
         let mut change = vm.slots.write(&vm.space.domain)?;
         let section = vm.space.domain.enter(&mut member.reader);
-        change.admits(&section, &slot)?;
-        change.put(&section, slot)
+        change.admits(section.inside(), &slot)?;
+        change.put(section.inside(), slot)
     }
 
     /// Removes a slot and what it maps; to be called until it is done. From the first call on, faults find no slot
@@ -252,7 +252,7 @@ impl<R: VmRef> Worker<R> {
         let vm = vm.vm();
         let range = {
             let section = vm.space.domain.enter(&mut member.reader);
-            let slot = vm.slots.read(&section).by_id(id).ok_or(SlotError::NoSuchSlot)?;
+            let slot = vm.slots.read(section.inside()).by_id(id).ok_or(SlotError::NoSuchSlot)?;
             if slot.log.is_some() {
                 return Ok(None);
             }
@@ -266,7 +266,7 @@ impl<R: VmRef> Worker<R> {
         &mut self,
         id: SlotId,
         decide: impl FnOnce(
-            &Section<'_, AtomicsOf<R>>,
+            Inside<'_, AtomicsOf<R>>,
             &Slot<AtomicsOf<R>>,
             &Change<'_, AtomicsOf<R>>,
         ) -> Result<Begin<AtomicsOf<R>>, SlotError>,
@@ -276,15 +276,15 @@ impl<R: VmRef> Worker<R> {
         let mut change = vm.slots.write(&vm.space.domain)?;
         let section = vm.space.domain.enter(&mut member.reader);
         vm.space.root.load().ok_or(SlotError::Gone)?;
-        let slot = change.slot(&section, id)?;
+        let slot = change.slot(section.inside(), id)?;
         let range = slot.range;
-        let unfinished = match decide(&section, &slot, &change)? {
+        let unfinished = match decide(section.inside(), &slot, &change)? {
             Begin::Continue(unfinished) => unfinished,
             Begin::Publish(slot, walk) => {
                 let serial = change.next_serial();
                 let unfinished = walk.map(|walk| Unfinished { id, serial, walk, next: range.start() });
                 let log = slot.log.clone();
-                change.put(&section, slot)?;
+                change.put(section.inside(), slot)?;
                 change.note(id, unfinished);
                 // Faults look slots up after their shard's word: one that saw the word before this event publishes
                 // nothing, one that sees it after finds the new snapshot.
@@ -321,8 +321,10 @@ impl<R: VmRef> Worker<R> {
                 match change.unfinished(id) {
                     Some(walk) if walk.serial == unfinished.serial => {
                         match walk.walk {
-                            Walk::Move(to) => change.put(&section, change.slot(&section, id)?.arrived(to, shift)?)?,
-                            _ => change.take_out(&section, id)?,
+                            Walk::Move(to) => {
+                                change.put(section.inside(), change.slot(section.inside(), id)?.arrived(to, shift)?)?
+                            }
+                            _ => change.take_out(section.inside(), id)?,
                         }
                         change.note(id, None);
                         Ok(())
@@ -343,7 +345,7 @@ impl<R: VmRef> Worker<R> {
         let section = vm.space.domain.enter(&mut member.reader);
         if change.unfinished(id).is_some_and(|walk| walk.serial == unfinished.serial) {
             if progress.is_done() {
-                change.slot(&section, id)?.log.iter().for_each(|log| log.arm());
+                change.slot(section.inside(), id)?.log.iter().for_each(|log| log.arm());
             }
             change.note(id, progress.next.map(|next| Unfinished { next, ..unfinished }));
         }
@@ -359,7 +361,7 @@ impl<R: VmRef> Worker<R> {
         let (mut at, mut left) = (range.start(), budget.get());
         loop {
             let section = space.domain.enter(&mut member.reader);
-            let visit = Visit { space, section: &section, tally };
+            let visit = Visit { space, section: section.inside(), tally };
             let pages = All { first: at.get() >> shift, end: range.end().get() >> shift };
             let reached = protection.run(visit, &pages, &mut member.cache, left.min(ENTRIES_PER_SECTION));
             left = left.saturating_sub(reached.visited.max(1));
@@ -382,7 +384,7 @@ impl<R: VmRef> Worker<R> {
         loop {
             let may_cut = space.domain.limbo(&mut member.reader).room();
             let section = space.domain.enter(&mut member.reader);
-            let visit = Visit { space, section: &section, tally };
+            let visit = Visit { space, section: section.inside(), tally };
             let mut removal = Removal::new(space.gather(), may_cut);
             let reached = removal.run(visit, range.from(at), &mut member.cache, left.min(ENTRIES_PER_SECTION));
             let mut cut = [None; CUTS];
