@@ -62,6 +62,7 @@ scenarios! {
     r7_collapse_beside_write: collapse_fault::WRITE_BESIDE;
     r7_collapse_by_two_faults: collapse_fault::BY_FAULTS;
     r7_collapse_beside_turning_the_log_on: collapse_fault::ENABLING;
+    r7_collapse_beside_harvest: collapse_fault::HARVEST;
     r7_collapse_beside_unmap: collapse_fault::UNMAP;
     r7_lazy_collapse_beside_write: collapse_fault::LAZILY;
     r1_split_beside_read: split_fault::READ_BESIDE;

@@ -2,8 +2,8 @@
 
 use slat::vm::{Budget, Collapse};
 
-use crate::run::{Scenario, both};
-use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, Stage, WRITE, set_flags, unmap};
+use crate::run::{Scenario, all_three, both};
+use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, Stage, WRITE, harvest, set_flags, unmap};
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::{Setup, pages};
 
@@ -15,6 +15,10 @@ pub const BY_FAULTS: Scenario = Scenario::new("collapse_fault/by_faults", by_fau
 
 /// Logging is turned on while the table is collapsed; a write comes after.
 pub const ENABLING: Scenario = Scenario::new("collapse_fault/enabling", enabling::<Loom>, enabling::<Shuttle>);
+
+/// The log is turned on and harvested while the table is collapsed and a guest writes.
+pub const HARVEST: Scenario =
+    Scenario::new("collapse_fault/harvest", with_harvest::<Loom>, with_harvest::<Shuttle>).with_preemptions(1);
 
 /// The pages are unmapped while their table is collapsed.
 pub const UNMAP: Scenario = Scenario::new("collapse_fault/unmap", with_unmap::<Loom>, with_unmap::<Shuttle>);
@@ -76,6 +80,27 @@ fn enabling<T: Tool>() {
     stage.world.log_begins();
     guest.reach(2, WRITE);
     drop(guest);
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn with_harvest<T: Tool>() {
+    let (stage, mut worker) = split::<T>();
+    let (mut guest, mut other) = (stage.guest(1), stage.worker());
+    let world = stage.world.clone();
+    let (mut worker, ..) = all_three::<T, _, _, _>(
+        move || {
+            set_flags(&mut worker, LOGGED);
+            world.log_begins();
+            harvest(&world, &mut worker, world.all_pages());
+            worker
+        },
+        move || {
+            collapse(&mut other, Collapse::InPlace);
+            crate::stage::reclaim_and_drop(other);
+        },
+        move || guest.fault_once(2, WRITE),
+    );
     stage.last_harvest(&mut worker);
     stage.close(worker);
 }

@@ -18,6 +18,7 @@ pub const ALL: &[Scenario] = &[
     collapse_fault::WRITE_BESIDE,
     collapse_fault::BY_FAULTS,
     collapse_fault::ENABLING,
+    collapse_fault::HARVEST,
     collapse_fault::UNMAP,
     collapse_fault::LAZILY,
     fault_fault::ONE_ENTRY,
