@@ -2,8 +2,9 @@
 
 use std::sync::Mutex;
 
-use slat::host::{SlotId, Translation};
-use slat::vm::{Budget, Pages, SlotError, Worker};
+use slat::addr::GpaRange;
+use slat::host::{Access, SlotId, Translation};
+use slat::vm::{Budget, Collapse, Pages, PrefaultError, SlotError, Worker};
 use slat_machine::copy::Destination;
 use slat_machine::memory::{PAGE_SIZE, Source};
 use slat_machine::{GuestError, Machine};
@@ -61,7 +62,7 @@ fn disturb(worker: &mut TestWorker<'_, '_>, dice: &mut Dice, destination: &Mutex
     let count = 1 + dice.below(most.min(PAGES - first));
     let (pages, part) = (Pages { first, count }, range(BASE + first * PAGE_SIZE, count * PAGE_SIZE));
     let budget = dice.budget();
-    match dice.below(7) {
+    match dice.below(9) {
         0 => _ = step_over(part, |part| worker.unmap(part, budget)),
         1 => _ = step_over(part, |part| worker.write_protect(part, budget)),
         2 | 3 => {
@@ -76,7 +77,62 @@ fn disturb(worker: &mut TestWorker<'_, '_>, dice: &mut Dice, destination: &Mutex
             copy(first, &bitmap);
         }
         5 => _ = worker.top_up(dice.below(20) as usize),
+        6 => prefault(worker, dice, part, budget),
+        7 => _ = worker.age(part, budget).unwrap(),
         _ => _ = worker.reclaim(budget),
+    }
+}
+
+/// Maps a range as far as it goes: tables may be short, and the backing busy.
+fn prefault(worker: &mut TestWorker<'_, '_>, dice: &mut Dice, part: GpaRange, budget: Budget) {
+    let access = if dice.below(2) == 0 { Access::Read } else { Access::Write };
+    let mapped = worker.prefault(part, access, budget);
+    assert!(matches!(mapped, Ok(_) | Err(PrefaultError::OutOfMemory)), "{mapped:?}");
+}
+
+/// Outside of any log: splits by taking parts away, and collapses again.
+fn split_and_collapse(worker: &mut TestWorker<'_, '_>, dice: &mut Dice) {
+    let first = dice.below(PAGES);
+    let part = range(BASE + first * PAGE_SIZE, (1 + dice.below(PAGES - first)) * PAGE_SIZE);
+    let all = range(BASE, PAGES * PAGE_SIZE);
+    let budget = dice.budget();
+    match dice.below(8) {
+        0 => _ = step_over(part, |part| worker.unmap(part, budget)),
+        1 | 2 => _ = step_over(part, |part| worker.write_protect(part, budget)),
+        3 => prefault(worker, dice, part, budget),
+        4 => _ = worker.age(part, budget).unwrap(),
+        5 => _ = worker.collapse(all, Collapse::InPlace, Budget::UNLIMITED).unwrap(),
+        6 => _ = worker.collapse(part, Collapse::Lazily, budget).unwrap(),
+        _ => _ = (worker.top_up(8), worker.reclaim(budget)),
+    }
+}
+
+#[test]
+fn blocks_are_split_and_collapsed_under_guests() {
+    for seed in seeds() {
+        let machine = machine(BYTES, Source::AnonymousThp, VCPUS);
+        let vm = vm_with_memory(&machine, BASE);
+        let stage = Stage::default();
+        std::thread::scope(|scope| {
+            let _curtain = stage.curtain();
+            for id in 0..VCPUS {
+                let mut owner = Owner::new(id, seed);
+                stage.guest(scope, &vm, id, move |vcpu| {
+                    owner.act(vcpu, |error| matches!(error, GuestError::OutOfTables(_)));
+                });
+            }
+            let (mut worker, mut dice) = (Worker::new(&vm).unwrap(), Dice(seed));
+            for _ in 0..STEPS {
+                stage.let_guests_act(ACTS);
+                split_and_collapse(&mut worker, &mut dice);
+            }
+        });
+        assert!(vm.statistics().collapses > 0, "something was collapsed");
+        assert_tables_agree(&vm);
+        let mut worker = Worker::new(&vm).unwrap();
+        tear_down(&mut worker, Budget::entries(100));
+        drop(worker);
+        assert_nothing_held(vm.statistics(), &machine);
     }
 }
 
