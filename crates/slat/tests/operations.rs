@@ -267,3 +267,35 @@ fn a_slot_moves_with_its_memory_and_all_of_its_log_marked() {
     assert_eq!(worker.move_slot(SlotId(1), gpa(u64::MAX - PAGE + 1), ALL), Err(SlotError::OutOfRange));
     assert_eq!(worker.move_slot(SlotId(7), gpa(to), ALL), Err(SlotError::NoSuchSlot));
 }
+
+/// Seed 003's second complaint: a host that copies on write unmaps many small ranges under many vCPUs, most of which were
+/// never mapped. Only what was mapped is flushed, each page once and exactly.
+#[test]
+fn r8_small_unmaps_under_many_vcpus_flush_what_was_mapped_and_nothing_else() {
+    let (vm, mut worker, first) = vm_with_slot(BASE, BLOCK);
+    drop(first);
+    let mut vcpus: Vec<_> = (0..48).map(|id| vcpu(&vm, id)).collect();
+    let shared =
+        |request| slat::host::Run { largest: Level::PAGE, permissions: Permissions::READ_EXECUTE, ..run(request) };
+    vm.host().translate_with(move |_, request| Translation::Run(shared(request)));
+    for (vcpu, page) in vcpus.iter_mut().zip((0..512).step_by(10)) {
+        assert!(matches!(vcpu.fault(gpa(BASE + page * PAGE), Access::Read), Outcome::Mapped { writable: false, .. }));
+    }
+    assert!(vm.host().take_flushes().is_empty(), "mapping flushes nothing");
+    let hint = slat::host::Hint::Level(Level::PAGE);
+    for page in 0..512 {
+        let at = range(BASE + page * PAGE, PAGE);
+        let mut invalidation = worker.invalidate(at).unwrap();
+        assert!(invalidation.unmap(ALL).is_done());
+        drop(invalidation);
+        let mapped = page % 10 == 0 && page < 480;
+        let expected = mapped.then_some(Flush::Leaves { range: at, level: hint });
+        assert_eq!(vm.host().take_flushes(), Vec::from_iter(expected), "page {page}");
+    }
+    // The copy is there: one page replaced through one break.
+    assert!(matches!(vcpus[0].fault(gpa(BASE), Access::Read), Outcome::Mapped { .. }));
+    let copied = |request| slat::host::Run { largest: Level::PAGE, hpa: Hpa::new(FRAMES + GIB), ..run(request) };
+    vm.host().translate_with(move |_, request| Translation::Run(copied(request)));
+    assert!(matches!(vcpus[1].fault(gpa(BASE), Access::Write), Outcome::Mapped { writable: true, .. }));
+    assert_eq!(vm.host().take_flushes(), [Flush::Leaves { range: range(BASE, PAGE), level: hint }]);
+}
