@@ -110,6 +110,12 @@ impl Stage {
         assert!(progress.is_done());
     }
 
+    /// Maps in one call, for writing.
+    pub fn prefault(&mut self, range: GpaRange) {
+        let progress = self.worker.prefault(range, Access::Write, Budget::UNLIMITED).expect("a good range");
+        assert!(progress.is_done());
+    }
+
     /// Takes all marks, and protects what was marked.
     pub fn harvest(&mut self) {
         let pages = Pages { first: 0, count: BLOCKS * BLOCK / PAGE };

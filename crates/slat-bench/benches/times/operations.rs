@@ -4,9 +4,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::Criterion;
-use slat::addr::Level;
+use slat::addr::{Gpa, Level};
 use slat::host::Access;
-use slat::vm::LogMode;
+use slat::vm::{Budget, Collapse, LogMode};
 use slat_bench::stage::{BASE, BLOCK, BLOCKS, PAGE, PER_BLOCK, Stage, address, range};
 
 use crate::clock::{rounds, shuffled, time};
@@ -19,17 +19,18 @@ const SPLITS: u64 = 64;
 /// Times so many of an operation.
 type Timed = fn(u64) -> Duration;
 
-// lookup, range_map_leaf and collapse_block come here, as soon as `Vcpu::lookup`, `Worker::prefault` and
-// `Worker::collapse` are there.
-const OPERATIONS: [(&str, Timed); 8] = [
+const OPERATIONS: [(&str, Timed); 11] = [
     ("map_4k", map_4k),
     ("map_4k_random", map_4k_random),
     ("map_4k_logged", map_4k_logged),
     ("spurious", spurious),
     ("relax_dirty", relax_dirty),
+    ("lookup", lookup),
     ("protect_leaf", protect_leaf),
     ("unmap_leaf", unmap_leaf),
+    ("range_map_leaf", range_map_leaf),
     ("split_block", split_block),
+    ("collapse_block", collapse_block),
 ];
 
 /// Times them all, and returns their names.
@@ -119,6 +120,47 @@ fn split_block(count: u64) -> Duration {
         let took = time(|| (0..count).for_each(split));
         stage.unmap_range(range(BASE, SPLITS * BLOCK));
         stage.worker.reclaim(slat::vm::Budget::UNLIMITED);
+        took
+    })
+}
+
+fn lookup(count: u64) -> Duration {
+    let mut stage = Stage::with_tables(None);
+    stage.map_all();
+    rounds(count, PAGES, |count| {
+        time(|| (0..count).for_each(|page| _ = black_box(black_box(&mut stage).vcpu.lookup(Gpa::new(address(page))))))
+    })
+}
+
+fn range_map_leaf(count: u64) -> Duration {
+    /// Past what the stage maps: no tables of pages are there.
+    const AWAY: u64 = BASE + 2 * BLOCKS * BLOCK;
+    let mut stage = Stage::with_tables(None);
+    rounds(count, BLOCKS * BLOCK / PAGE, |count| {
+        stage.worker.top_up(BLOCKS as usize + 1).expect("memory");
+        let took = time(|| stage.prefault(range(AWAY, count * PAGE)));
+        stage.unmap_range(range(AWAY, BLOCKS * BLOCK));
+        stage.worker.reclaim(Budget::UNLIMITED);
+        took
+    })
+}
+
+fn collapse_block(count: u64) -> Duration {
+    let mut stage = Stage::new(Level::new(1), None);
+    rounds(count, BLOCKS, |count| {
+        stage.worker.top_up(BLOCKS as usize).expect("memory");
+        for block in 0..BLOCKS {
+            let at = BASE + block * BLOCK;
+            stage.vcpu.top_up(4).expect("memory");
+            stage.fault(at, Access::Write);
+            // A page that goes splits the block; it comes back, and all is as it was but for the table.
+            stage.unmap_range(range(at, PAGE));
+            stage.fault(at, Access::Write);
+        }
+        let mut collapse = || stage.worker.collapse(range(BASE, count * BLOCK), Collapse::InPlace, Budget::UNLIMITED);
+        let took = time(|| assert_eq!(collapse().expect("a good range").changed, count));
+        stage.unmap_range(range(BASE, BLOCKS * BLOCK));
+        stage.worker.reclaim(Budget::UNLIMITED);
         took
     })
 }
