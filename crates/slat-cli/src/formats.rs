@@ -1,6 +1,7 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
-use slat::format::{Arm64, Ept, Format};
+use slat::format::{Arm64, Ept, Format, Sv39x4, Sv48x4, Sv57x4};
+use slat_machine::walk::riscv::{GStage, Mode};
 use slat_machine::walk::{Walker, arm64, ept};
 
 use crate::failure::{Failure, engine};
@@ -32,11 +33,19 @@ macro_rules! formats {
 
 formats! {
     Arm64: Arm64::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
-    Ept: Ok::<_, Failure>(Ept::new()), Ok::<_, Failure>(ept::Ept::new());
+    Ept: only(Ept::new()), only(ept::Ept::new());
+    Sv39x4: only(Sv39x4::new()), only(GStage::new(Mode::Sv39x4));
+    Sv48x4: only(Sv48x4::new()), only(GStage::new(Mode::Sv48x4));
+    Sv57x4: only(Sv57x4::new()), only(GStage::new(Mode::Sv57x4));
 }
 
 /// Guest physical address bits of the arm64 format: what KVM's tests use with `-m 2`.
 const ARM64_BITS: u32 = 48;
+
+/// What there is only one of.
+fn only<T>(value: T) -> Result<T, Failure> {
+    Ok(value)
+}
 
 /// The format's name as it is listed, if there is such a format.
 pub(crate) fn named(name: &str) -> Result<&'static str, Failure> {

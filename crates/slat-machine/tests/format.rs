@@ -10,6 +10,7 @@ use slat::format::{Arm64, Change, Format, Kind, Leaf};
 use slat::host::{Access, MemoryType, Permissions};
 use slat_machine::walk::arm64::{Stage2, Vtcr};
 use slat_machine::walk::ept::Processor;
+use slat_machine::walk::riscv;
 use slat_machine::walk::{Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, translate};
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
@@ -65,6 +66,29 @@ impl Pair for Ept {
     }
 }
 
+/// RISC-V's G-stage, on a hart that sets no flags itself: (levels, bits).
+macro_rules! g_stage {
+    ($($name:ident, $bits:literal;)*) => {
+        $(struct $name;
+
+        impl Pair for $name {
+            type Format = slat::format::$name;
+
+            const BITS: RangeInclusive<u32> = $bits..=$bits;
+
+            fn format(_: u32) -> Self::Format {
+                slat::format::$name::new()
+            }
+
+            fn walker(_: u32) -> Box<dyn Walker> {
+                Box::new(riscv::GStage::new(riscv::Mode::$name))
+            }
+        })*
+    };
+}
+
+g_stage!(Sv39x4, 41; Sv48x4, 50; Sv57x4, 59;);
+
 /// The tests, for one pair.
 macro_rules! hold {
     ($name:ident, $pair:ty, [$($test:ident),* $(,)?]) => {
@@ -105,7 +129,7 @@ macro_rules! hold_each {
     };
 }
 
-hold_each!(arm64: super::Arm, ept: super::Ept);
+hold_each!(arm64: super::Arm, ept: super::Ept, sv39x4: super::Sv39x4, sv48x4: super::Sv48x4, sv57x4: super::Sv57x4);
 
 fn levels(format: impl Format) -> impl Iterator<Item = Level> {
     (0..=format.geometry().root_level().get()).map(Level::new)

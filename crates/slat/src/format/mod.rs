@@ -7,11 +7,13 @@ mod ept;
 pub mod exemplar;
 mod fake;
 mod geometry;
+mod riscv;
 
 pub use arm64::{Arm64, Arm64Error};
 pub use ept::Ept;
 pub use fake::Fake;
 pub use geometry::Geometry;
+pub use riscv::{GStage, Sv39x4, Sv48x4, Sv57x4};
 
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
