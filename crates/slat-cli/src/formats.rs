@@ -1,6 +1,6 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
-use slat::format::{Arm64, Ept, Format, Sv39x4, Sv48x4, Sv57x4};
+use slat::format::{Arm64, Ept, Ept5, Format, Sv39x4, Sv48x4, Sv57x4};
 use slat_machine::walk::riscv::{GStage, Mode};
 use slat_machine::walk::{Walker, arm64, ept};
 
@@ -34,6 +34,7 @@ macro_rules! formats {
 formats! {
     Arm64: Arm64::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
     Ept: only(Ept::new()), only(ept::Ept::new());
+    Ept5: only(Ept5::new()), only(ept::Ept::new().with_five_levels());
     Sv39x4: only(Sv39x4::new()), only(GStage::new(Mode::Sv39x4));
     Sv48x4: only(Sv48x4::new()), only(GStage::new(Mode::Sv48x4));
     Sv57x4: only(Sv57x4::new()), only(GStage::new(Mode::Sv57x4));

@@ -9,9 +9,9 @@ use slat::addr::{Gpa, Hpa, Level};
 use slat::format::{Arm64, Change, Format, Kind, Leaf};
 use slat::host::{Access, MemoryType, Permissions};
 use slat_machine::walk::arm64::{Stage2, Vtcr};
-use slat_machine::walk::ept::Processor;
-use slat_machine::walk::riscv;
-use slat_machine::walk::{Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, translate};
+use slat_machine::walk::{
+    Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, ept, riscv, translate,
+};
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
 
@@ -48,22 +48,33 @@ impl Pair for Arm {
     }
 }
 
-/// x86 EPT, on the processor that allows least and has the widest addresses.
-struct Ept;
+/// x86 EPT, on the processor that allows least and has the widest addresses, for fetches of each kind.
+macro_rules! ept {
+    ($($name:ident: $format:ident, $bits:literal, $levels:ident, $fetches:ident;)*) => {
+        $(struct $name;
 
-impl Pair for Ept {
-    type Format = slat::format::Ept;
+        impl Pair for $name {
+            type Format = slat::format::$format;
 
-    const BITS: RangeInclusive<u32> = 48..=48;
+            const BITS: RangeInclusive<u32> = $bits..=$bits;
 
-    fn format(_: u32) -> Self::Format {
-        slat::format::Ept::new()
-    }
+            fn format(_: u32) -> Self::Format {
+                slat::format::$format::new()
+            }
 
-    fn walker(_: u32) -> Box<dyn Walker> {
-        let processor = Processor { physical_bits: 52, execute_only: false, ..Processor::default() };
-        Box::new(slat_machine::walk::ept::Ept::of(processor, false))
-    }
+            fn walker(_: u32) -> Box<dyn Walker> {
+                let processor = ept::Processor { physical_bits: 52, execute_only: false, ..Default::default() };
+                Box::new(ept::Ept::of(processor, false).$levels().with_fetches(ept::Fetches::$fetches))
+            }
+        })*
+    };
+}
+
+ept! {
+    Ept: Ept, 48, with_four_levels, All;
+    EptOfSupervisors: Ept, 48, with_four_levels, Supervisor;
+    EptOfUsers: Ept, 48, with_four_levels, User;
+    Ept5: Ept5, 57, with_five_levels, All;
 }
 
 /// RISC-V's G-stage, on a hart that sets no flags itself: (levels, bits).
@@ -129,7 +140,7 @@ macro_rules! hold_each {
     };
 }
 
-hold_each!(arm64: super::Arm, ept: super::Ept, sv39x4: super::Sv39x4, sv48x4: super::Sv48x4, sv57x4: super::Sv57x4);
+hold_each!(arm64: super::Arm, ept_4: super::Ept, ept_of_supervisors: super::EptOfSupervisors, ept_of_users: super::EptOfUsers, ept_5: super::Ept5, sv39x4: super::Sv39x4, sv48x4: super::Sv48x4, sv57x4: super::Sv57x4);
 
 fn levels(format: impl Format) -> impl Iterator<Item = Level> {
     (0..=format.geometry().root_level().get()).map(Level::new)
@@ -297,6 +308,42 @@ fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
             assert_eq!(walker.resolve(word, level), Step::Fault(FaultKind::Translation));
             assert_eq!((format.kind(word, level), format.annotated(word)), (Kind::Empty, annotation));
         }
+    }
+}
+
+/// Virtualization exceptions are suppressed in all but the zero word, which software does not choose.
+#[test]
+fn nothing_that_the_engine_writes_lets_a_guest_see_a_violation() {
+    let format = slat::format::Ept::new();
+    for level in leaf_levels(format) {
+        for raw in leaves(1 << 30).map(|leaf| format.leaf(leaf, level)) {
+            let changed = [
+                format.made_writable(raw, level),
+                format.made_accessed(raw, level),
+                format.made_old(raw, level),
+                format.write_protected(raw, level),
+                format.write_revoked(raw, level),
+            ];
+            assert!(changed.into_iter().chain([raw]).all(|raw| !ept::Ept::is_convertible(raw)), "{raw:#x}");
+        }
+    }
+    for raw in [slat::format::Ept::LOCKED, slat::format::Ept::FROZEN, format.annotation(7)] {
+        assert!(!ept::Ept::is_convertible(raw));
+    }
+    assert!(ept::Ept::is_convertible(0));
+}
+
+/// The values of control registers that a format gives are those that the walker was made for, and lead to the root.
+#[test]
+fn root_registers_lead_to_the_root() {
+    let root = Hpa::new(0x7f40_1234_0000);
+    let leads = |walker: Box<dyn Walker>, register: u64| assert_eq!(walker.root(Hpa::new(register)), Ok(root));
+    leads(Ept::both().1, Ept::format(48).eptp(root));
+    leads(Ept5::both().1, Ept5::format(57).eptp(root));
+    for vmid in [0, 1, 0x3fff] {
+        leads(Sv39x4::both().1, Sv39x4::format(41).hgatp(root, vmid));
+        leads(Sv48x4::both().1, Sv48x4::format(50).hgatp(root, vmid));
+        leads(Sv57x4::both().1, Sv57x4::format(59).hgatp(root, vmid));
     }
 }
 

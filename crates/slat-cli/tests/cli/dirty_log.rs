@@ -129,7 +129,7 @@ fn formats_are_listed_one_a_line() {
     let (text, object) = (stdout(&output), json(&["--format", "list"]));
     let names: Vec<_> = text.lines().collect();
     assert_eq!(object["formats"], serde_json::Value::from(names.clone()));
-    for name in ["arm64-4k", "ept", "sv39x4", "sv48x4", "sv57x4"] {
+    for name in ["arm64-4k", "ept", "ept-5", "sv39x4", "sv48x4", "sv57x4"] {
         assert!(names.contains(&name), "{name}");
     }
 }

@@ -43,6 +43,7 @@ macro_rules! engine_with {
 engine_with! {
     arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 0..2;
     ept: slat::format::Ept = Format::new(), ept::Ept::new(), 0..2;
+    ept_5: slat::format::Ept5 = Format::new(), ept::Ept::new().with_five_levels(), 2..3;
     sv39x4: slat::format::Sv39x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv39x4), 2..3;
     sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 3..4;
     sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), 4..5;

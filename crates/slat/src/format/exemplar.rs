@@ -140,7 +140,7 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Arm64, Ept, Fake, Sv39x4, Sv48x4, Sv57x4};
+    use crate::format::{Arm64, Ept, Ept5, Fake, Sv39x4, Sv48x4, Sv57x4};
 
     #[test]
     fn every_format_keeps_the_contract() {
@@ -148,6 +148,7 @@ mod tests {
             check(Arm64::new(bits).unwrap(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
         }
         check(Ept::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
+        check(Ept5::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
         let frames = [0, 1 << 30, 0x00ff_ffff_c000_0000];
         check(Sv39x4::new(), &frames);
         check(Sv48x4::new(), &frames);

@@ -10,7 +10,7 @@ mod geometry;
 mod riscv;
 
 pub use arm64::{Arm64, Arm64Error};
-pub use ept::Ept;
+pub use ept::{Ept, Ept5, ExtendedPageTables};
 pub use fake::Fake;
 pub use geometry::Geometry;
 pub use riscv::{GStage, Sv39x4, Sv48x4, Sv57x4};
