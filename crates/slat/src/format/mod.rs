@@ -9,7 +9,7 @@ mod fake;
 mod geometry;
 mod riscv;
 
-pub use arm64::{Arm64, Arm64Error};
+pub use arm64::{Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Error, Arm64Fwb, Arm64Lpa2, Stage2};
 pub use ept::{Ept, Ept5, ExtendedPageTables};
 pub use fake::Fake;
 pub use geometry::Geometry;
