@@ -7,12 +7,12 @@ use std::ops::RangeInclusive;
 use proptest::prelude::*;
 use slat::addr::{Gpa, Hpa, Level};
 use slat::format::{
-    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Change, Ept, Ept5, Format, Kind, Leaf, Stage2,
-    Sv39x4, Sv48x4, Sv57x4,
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Change, Ept, Ept5, Format, Kind, Leaf, Npt, Npt5,
+    Stage2, Sv39x4, Sv48x4, Sv57x4,
 };
 use slat::host::{Access, MemoryType, Permissions};
 use slat_machine::walk::{
-    Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, arm64, ept, riscv, translate,
+    Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, arm64, ept, npt, riscv, translate,
 };
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
@@ -120,6 +120,8 @@ pairs! {
     ept_of_supervisors: Ept, 48..=48, |_| Ept::new(), |_| ept_walker().with_fetches(ept::Fetches::Supervisor), |ept, root| ept.eptp(root);
     ept_of_users: Ept, 48..=48, |_| Ept::new(), |_| ept_walker().with_fetches(ept::Fetches::User), |ept, root| ept.eptp(root);
     ept_5: Ept5, 57..=57, |_| Ept5::new(), |_| ept_walker().with_five_levels(), |ept, root| ept.eptp(root);
+    npt_4: Npt, 48..=48, |_| Npt::new(), |_| npt_walker(), |npt, root| npt.nested_cr3(root);
+    npt_5: Npt5, 57..=57, |_| Npt5::new(), |_| npt_walker().with_five_levels(), |npt, root| npt.nested_cr3(root);
     sv39x4: Sv39x4, 41..=41, |_| Sv39x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv39x4), |stage, root| stage.hgatp(root, 0x3fff);
     sv48x4: Sv48x4, 50..=50, |_| Sv48x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv48x4), |stage, root| stage.hgatp(root, 1);
     sv57x4: Sv57x4, 59..=59, |_| Sv57x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv57x4), |stage, root| stage.hgatp(root, 0);
@@ -321,6 +323,10 @@ fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
             assert_eq!((format.kind(word, level), format.annotated(word)), (Kind::Empty, annotation));
         }
     }
+}
+
+fn npt_walker() -> npt::Npt {
+    npt::Npt::of(npt::Host { physical_bits: 52, ..npt::Host::default() })
 }
 
 /// Virtualization exceptions are suppressed in all but the zero word, which software does not choose.
