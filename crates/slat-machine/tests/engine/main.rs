@@ -1,6 +1,8 @@
 //! The engine on the machine: guests that run, and what they see. The same tests for every format.
 #![allow(clippy::duplicate_mod)] // each file of tests is compiled once for each format
 
+use slat_machine::walk::{arm64, riscv};
+
 /// Tests for each format in a line: its type, a value of it, the walker that was written from the same architecture's
 /// manual, bits of its pages, and the seeds of tests that choose by seed. In brackets: which tests.
 macro_rules! engine_with {
@@ -24,7 +26,7 @@ macro_rules! engine_with_one {
                 #[allow(unused_imports)] // not every format needs all of them
                 use slat_machine::walk::{Walker, arm64, ept, npt, riscv};
                 #[allow(unused_imports)]
-                use crate::under;
+                use crate::{under, updating};
 
                 pub(crate) type Format = $format;
                 pub(crate) const PAGE_SHIFT: u32 = $page_shift;
@@ -45,29 +47,36 @@ macro_rules! engine_with_one {
 engine_with! {
     [dirty_log discard invalidate populate races slots split stress teardown]
     arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
-    arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40)).with_forced_write_back(), 12, 5..6;
-    arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5)), 12, 6..7;
+    // Here the CPU sets the access flag itself, with sv57x4 both flags.
+    arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40), true).with_forced_write_back(), 12, 5..6;
+    arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5), false), 12, 6..7;
     ept: slat::format::Ept = Format::new(), ept::Ept::new(), 12, 0..2;
     ept_5: slat::format::Ept5 = Format::new(), ept::Ept::new().with_five_levels(), 12, 2..3;
     npt: slat::format::Npt = Format::new(), npt::Npt::new(), 12, 7..8;
     npt_5: slat::format::Npt5 = Format::new(), npt::Npt::new().with_five_levels(), 12, 8..9;
     sv39x4: slat::format::Sv39x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv39x4), 12, 2..3;
     sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 12, 3..4;
-    sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), 12, 4..5;
+    sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::of(riscv::Mode::Sv57x4, updating()), 12, 4..5;
 }
 
 // Larger pages: the tests that count no blocks.
 engine_with! {
     [dirty_log invalidate races slots stress teardown]
-    arm64_16k: slat::format::Arm64_16k = Format::new(40).unwrap(), under(Format::new(40)), 14, 9..10;
-    arm64_16k_lpa2: slat::format::Arm64_16kLpa2 = Format::new(52).unwrap(), under(Format::new(52)), 14, 10..11;
-    arm64_64k: slat::format::Arm64_64k = Format::new(46).unwrap(), under(Format::new(46)), 16, 11..12;
+    arm64_16k: slat::format::Arm64_16k = Format::new(40).unwrap(), under(Format::new(40), false), 14, 9..10;
+    arm64_16k_lpa2: slat::format::Arm64_16kLpa2 = Format::new(52).unwrap(), under(Format::new(52), false), 14, 10..11;
+    arm64_64k: slat::format::Arm64_64k = Format::new(46).unwrap(), under(Format::new(46), false), 16, 11..12;
 }
 
-/// The walker under the format's own value of VTCR_EL2.
+/// The walker under the format's own value of VTCR_EL2, the CPU setting the access flag itself or not.
 fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
     format: Result<slat::format::Stage2<GRANULE, LPA2, FWB>, slat::format::Arm64Error>,
-) -> slat_machine::walk::arm64::Stage2 {
-    let vtcr = format.expect("a format").vtcr(6, false, false);
-    slat_machine::walk::arm64::Stage2::new(slat_machine::walk::arm64::Vtcr::decode(vtcr).expect("a register's value"))
+    manages_access_flag: bool,
+) -> arm64::Stage2 {
+    let vtcr = format.expect("a format").vtcr(6, false, manages_access_flag);
+    arm64::Stage2::new(arm64::Vtcr::decode(vtcr).expect("a register's value"))
+}
+
+/// A hart that sets accessed and dirty flags itself.
+fn updating() -> riscv::Hart {
+    riscv::Hart { updates_flags: true, ..riscv::Hart::default() }
 }
