@@ -10,7 +10,7 @@
 
 use core::fmt;
 
-use super::{Change, Format, Geometry, Kind, Leaf};
+use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -393,7 +393,7 @@ const _: () = {
 };
 
 const fn no_overlap(address: u64, high: u64, shareable: u64) -> bool {
-    let fields = [
+    disjoint(&[
         VALID,
         TABLE_OR_PAGE,
         MEM_ATTR,
@@ -406,16 +406,7 @@ const fn no_overlap(address: u64, high: u64, shareable: u64) -> bool {
         EXECUTE_NEVER,
         MAY_WRITE,
         KEPT,
-    ];
-    let (mut seen, mut i) = (0u64, 0);
-    while i < fields.len() {
-        if seen & fields[i] != 0 {
-            return false;
-        }
-        seen |= fields[i];
-        i += 1;
-    }
-    true
+    ])
 }
 
 // The shapes of D8.2.2: (address bits, root level, tables in the root).

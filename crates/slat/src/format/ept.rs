@@ -13,7 +13,7 @@
 //! was ever changed suppresses virtualization exceptions; the zero word cannot, so that the control "EPT-violation #VE"
 //! has to be 0 where the guest must not learn of what was never mapped.
 
-use super::{Change, Format, Geometry, Kind, Leaf};
+use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -265,12 +265,7 @@ const _: () = {
         ADDRESS,
         SUPPRESS_VE,
     ];
-    let (mut seen, mut i) = (0u64, 0);
-    while i < fields.len() {
-        assert!(seen & fields[i] == 0);
-        seen |= fields[i];
-        i += 1;
-    }
+    assert!(disjoint(&fields));
 };
 
 // The invalid states have no permission, are distinct, and are no leaves that may be written.

@@ -155,3 +155,16 @@ pub enum Change {
     /// Break-before-make: an invalid entry and a flush in between (R1).
     Break,
 }
+
+/// Whether no two of `fields` share a bit: for the assertions that a format ends in.
+const fn disjoint(fields: &[u64]) -> bool {
+    let (mut seen, mut i) = (0, 0);
+    while i < fields.len() {
+        if seen & fields[i] != 0 {
+            return false;
+        }
+        seen |= fields[i];
+        i += 1;
+    }
+    true
+}

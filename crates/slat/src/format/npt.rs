@@ -8,7 +8,7 @@
 //! the entries that every host has as they are after reset, 0 (write-back), 2 (uncached, weakened to write combining by a
 //! guest or an MTRR that says so) and 3 (uncacheable).
 
-use super::{Change, Format, Geometry, Kind, Leaf};
+use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -245,12 +245,7 @@ const _: () = {
         NO_EXECUTE,
         ADDRESS,
     ];
-    let (mut seen, mut i) = (0u64, 0);
-    while i < fields.len() {
-        assert!(seen & fields[i] == 0);
-        seen |= fields[i];
-        i += 1;
-    }
+    assert!(disjoint(&fields));
 };
 
 // The invalid states are not present, are distinct, and are no leaves that may be written.

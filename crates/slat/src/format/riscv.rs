@@ -15,7 +15,7 @@
 //! asked through the SBI. An implementation without Svvptc may have cached that an entry was invalid: the fault that finds
 //! it valid is spurious, and [`Tlb::flush_local`](crate::host::Tlb::flush_local) ends it.
 
-use super::{Change, Format, Geometry, Kind, Leaf};
+use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -248,13 +248,13 @@ const fn address(raw: u64) -> Hpa {
 // Fields do not overlap, and bits 5 (global) and 63:54 apart from the memory type stay clear.
 const _: () = {
     let fields = [VALID, READ, WRITE, EXECUTE, USER, ACCESSED, DIRTY, MAY_WRITE, KEPT, FRAME, MEMORY];
-    let (mut seen, mut i) = (0u64, 0);
+    assert!(disjoint(&fields));
+    let (mut all, mut i) = (0, 0);
     while i < fields.len() {
-        assert!(seen & fields[i] == 0);
-        seen |= fields[i];
+        all |= fields[i];
         i += 1;
     }
-    assert!(seen == !(1 << 5 | 0x7f << 54 | 1 << 63));
+    assert!(all == !(1 << 5 | 0x7f << 54 | 1 << 63));
 };
 
 // The invalid states are invalid to the hardware, are no leaves, and are distinct.
