@@ -188,8 +188,8 @@ impl<R: VmRef> Worker<R> {
     }
 
     /// Tears the VM down, to be called until it says [`Teardown::Done`]. The first call cuts the tree off at its root:
-    /// faults and other operations answer `Gone` from then on. Waits for vCPUs that are inside a fault; those that are
-    /// in their guests have to be out already, and load this root no more. Other workers that have unlinked something
+    /// faults and other operations answer `Gone` from then on. Waits, within the budget, for vCPUs that are inside a fault
+    /// or keep an [`Exit`](super::Exit); those that are in their guests have to be out already, and load this root no more. Other workers that have unlinked something
     /// free it by their own [`reclaim`](Self::reclaim), or by being dropped: until then the answer is
     /// [`Teardown::More`].
     pub fn teardown(&mut self, budget: Budget) -> Teardown {
@@ -203,7 +203,7 @@ impl<R: VmRef> Worker<R> {
         let mut empty = |reader: &mut crate::reclaim::Reader<_>| {
             while space.domain.limbo(reader).len() > 0 && left > 0 {
                 let visited = space.domain.reclaim(reader, memory, tally, &mut member.cache, left);
-                left -= visited.min(left);
+                left = left.saturating_sub(visited.max(1)); // a look that found nobody gone counts, too
                 if visited == 0 {
                     space.host.relax(); // a grace period: outside any section, owning nothing locked (R11)
                 }
