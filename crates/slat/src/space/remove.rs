@@ -1,10 +1,12 @@
-//! Removing what a range maps: leaves entry by entry, tables cut off at the top.
+//! Removing what a range maps: leaves entry by entry, tables cut off at the top. What is left behind is nothing, or an
+//! annotation.
 
-use super::{Reached, Split, Visit};
+use super::{Divide, Reached, Split, Visit};
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Kind};
 use crate::host::Host;
 use crate::reclaim::Subtree;
+use crate::sync::Atomics;
 use crate::table::{Cache, Entry, Position, TableRef};
 use crate::tlb::Gather;
 
@@ -21,10 +23,14 @@ pub(crate) struct Removal<'s, H: Host> {
     cuts: [Option<Cut<'s, H>>; CUTS],
     /// How many more tables may be cut: the room in the handle's limbo.
     may_cut: usize,
-    /// Entries removed.
+    /// The word of the entries afterwards: 0 or an annotation, which empty entries get as well.
+    left: u64,
+    /// Entries removed or annotated.
     pub(crate) changed: u64,
     /// Whether a block was removed whole although only a part of it was meant.
     pub(crate) widened: bool,
+    /// Tables without which an annotation goes no further.
+    pub(crate) shortage: Option<usize>,
 }
 
 /// Neighbouring leaves of one table.
@@ -45,18 +51,20 @@ struct Cut<'s, H: Host> {
 enum Next {
     /// Go on at this address.
     At(Gpa),
-    /// Nothing more can be held: close, and go on with a new removal.
+    /// Nothing more can be held, or a table is missing: close, and go on with a new removal.
     Full,
 }
 
 impl<'s, H: Host> Removal<'s, H> {
-    pub(crate) fn new(gather: Gather, may_cut: usize) -> Self {
-        Self { gather, runs: [const { None }; RUNS], cuts: [const { None }; CUTS], may_cut, changed: 0, widened: false }
+    pub(crate) fn new(gather: Gather, may_cut: usize, left: u64) -> Self {
+        let (runs, cuts) = ([const { None }; RUNS], [const { None }; CUTS]);
+        Self { gather, runs, cuts, may_cut, left, changed: 0, widened: false, shortage: None }
     }
 
     /// Locks what `range` maps, visiting at most `budget` entries (and at least one), or until no more can be held.
     ///
-    /// `cache` is for blocks that the range covers in part: they are split if it holds a table, else removed whole.
+    /// `cache` is for blocks that the range covers in part: they are split if it holds a table, else removed whole, but
+    /// for an annotation, which stops there and says so.
     pub(crate) fn run<F: Format>(
         &mut self,
         visit: Visit<'s, H, F>,
@@ -95,12 +103,12 @@ impl<'s, H: Host> Removal<'s, H> {
         let flushed = self.gather.close(&visit.space.host, visit.tally);
         for run in self.runs.iter_mut().filter_map(Option::take) {
             run.table.leading(run.first, run.count, |entry| {
-                entry.emptied(&flushed);
+                entry.emptied(&flushed, self.left);
                 true
             });
         }
         for cut in self.cuts.iter_mut().filter_map(Option::take) {
-            cut.position.entry().emptied(&flushed);
+            cut.position.entry().emptied(&flushed, self.left);
             visit.tally.retired_subtree();
             retire(cut.subtree);
         }
@@ -110,19 +118,24 @@ impl<'s, H: Host> Removal<'s, H> {
         self.runs[0].is_none() && self.cuts[0].is_none()
     }
 
-    /// Down to the first entry that is no table, or a table that the range covers and that may be cut.
+    /// Down to the first entry that is no table, or a table that the range covers and that may be cut. Every table above
+    /// an annotation is noted as such before the annotation is stored, from the root down: who would cut one of them
+    /// either has done so, and is met here, or finds the note (R7).
     fn walk<F: Format>(&self, visit: Visit<'s, H, F>, range: GpaRange, at: Gpa) -> Option<Position<'s, H>> {
         let mut position = visit.at_root(at)?;
         while visit.space.format.kind(position.raw, position.level) == Kind::Table
             && !self.cuts_off(visit, position, range, at)
         {
-            position = visit.below(position, at);
+            let noted = self.left == 0 || visit.keep(position);
+            position = if noted { visit.below(position, at) } else { visit.at_root(at)? };
         }
         Some(position)
     }
 
+    /// Whether a table goes as a whole: never one with annotations below, unless for another annotation.
     fn cuts_off<F: Format>(&self, visit: Visit<'s, H, F>, position: Position<'s, H>, range: GpaRange, at: Gpa) -> bool {
-        self.may_cut > 0 && range.covers(visit.span(at, position.level))
+        let may_go = self.left != 0 || !visit.space.format.is_kept(position.raw, position.level);
+        self.may_cut > 0 && may_go && range.covers(visit.span(at, position.level))
     }
 
     /// Locks leaves of one table of pages, from `at` on, as long as they are leaves or empty and a run holds them; the
@@ -141,6 +154,7 @@ impl<'s, H: Host> Removal<'s, H> {
         let left = (range.end().get() - at.get()) >> geometry.page_shift();
         let most = left.min((geometry.entries() - position.index) as u64).min(budget) as usize;
         let address = |entries: usize| Gpa::new(at.get() + ((entries as u64) << geometry.page_shift()));
+        let left_behind = self.left;
         let (mut visited, mut locked) = (0, 0);
         let lock = |entry: Entry<'s, H::Atomics>| {
             let raw = entry.load();
@@ -148,8 +162,12 @@ impl<'s, H: Host> Removal<'s, H> {
         };
         while visited < most {
             let index = position.index + visited;
-            let is_empty = |entry: Entry<'s, H::Atomics>| format.kind(entry.load(), Level::PAGE) == Kind::Empty;
-            visited += position.table.leading(index, most - visited, is_empty);
+            let changed = &mut self.changed;
+            let pass = |entry: Entry<'s, H::Atomics>| {
+                let raw = entry.load();
+                format.kind(raw, Level::PAGE) == Kind::Empty && annotate(entry, raw, left_behind, changed)
+            };
+            visited += position.table.leading(index, most - visited, pass);
             let start = address(visited);
             let here = Position { index: position.index + visited, ..position };
             let Some(place) = self.run_for(here, start) else { break };
@@ -187,7 +205,7 @@ impl<'s, H: Host> Removal<'s, H> {
     ) -> Next {
         let span = visit.span(at, position.level);
         match visit.space.format.kind(position.raw, position.level) {
-            Kind::Empty => Next::At(span.end()),
+            Kind::Empty => self.empty(visit, position, range, at, cache),
             Kind::Frozen => Next::At(at),
             Kind::Locked if self.holds_nothing() => {
                 visit.wait_unlocked(position);
@@ -203,12 +221,44 @@ impl<'s, H: Host> Removal<'s, H> {
             Kind::Leaf if cache.len() > 0 && !self.holds_nothing() => Next::Full,
             Kind::Leaf => match visit.split(position, at, cache) {
                 Split::Done | Split::Lost => Next::At(at),
+                Split::NoTable if self.left != 0 => self.short(position.level),
                 Split::NoTable => {
                     self.widened = true;
                     self.leaf(visit, position, span, at)
                 }
             },
         }
+    }
+
+    /// Nothing is cached of an empty entry: what it says is changed at once.
+    fn empty<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        position: Position<'s, H>,
+        range: GpaRange,
+        at: Gpa,
+        cache: &mut Cache,
+    ) -> Next {
+        let span = visit.span(at, position.level);
+        if self.left == 0 || position.raw == self.left {
+            return Next::At(span.end());
+        }
+        if range.covers(span) {
+            let annotated = annotate(position.entry(), position.raw, self.left, &mut self.changed);
+            return Next::At(if annotated { span.end() } else { at });
+        }
+        if !self.holds_nothing() {
+            return Next::Full;
+        }
+        match visit.divide(position, cache) {
+            Divide::Done | Divide::Lost => Next::At(at),
+            Divide::NoTable => self.short(position.level),
+        }
+    }
+
+    fn short(&mut self, level: Level) -> Next {
+        self.shortage = Some(level.get().into());
+        Next::Full
     }
 
     fn leaf<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, span: GpaRange, at: Gpa) -> Next {
@@ -252,6 +302,17 @@ impl<'s, H: Host> Removal<'s, H> {
         self.changed += 1;
         Next::At(span.end())
     }
+}
+
+/// Gives an entry that was seen empty its annotation, if it has to have one and has another; false if it has changed.
+#[inline(always)]
+fn annotate<A: Atomics>(entry: Entry<'_, A>, raw: u64, annotation: u64, changed: &mut u64) -> bool {
+    if annotation == 0 || raw == annotation {
+        return true;
+    }
+    let done = entry.change(raw, annotation).is_ok();
+    *changed += u64::from(done);
+    done
 }
 
 impl<H: Host> Drop for Removal<'_, H> {

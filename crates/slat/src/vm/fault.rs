@@ -47,6 +47,13 @@ pub enum Outcome {
     /// The backing refuses the access ([`Translation::Denied`], or a run without the permission or not covering the
     /// page).
     Denied,
+    /// The embedder has annotated the address ([`Worker::annotate`](super::Worker::annotate)): it knows what that means.
+    Annotated {
+        /// What it noted.
+        annotation: u64,
+        /// The size of the entry that holds the note.
+        level: Level,
+    },
     /// The vCPU carries too few tables: [`top_up`](super::Vcpu::top_up) with this number, then call again. Nothing was
     /// done.
     NeedTables(u8),
@@ -113,6 +120,10 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             let Some(position) = self.visit.walk(self.gpa, Level::PAGE) else { return Step::Done(Outcome::Gone) };
             let step = match self.visit.space.format.kind(position.raw, position.level) {
                 Kind::Leaf => self.leaf(position, &mut answer),
+                Kind::Empty if position.raw != 0 => {
+                    let annotation = self.visit.space.format.annotated(position.raw);
+                    return Step::Done(Outcome::Annotated { annotation, level: position.level });
+                }
                 Kind::Empty => self.map(position, &mut answer),
                 // The owner may be waiting for its flush: give way to the guest, which acknowledges it.
                 Kind::Locked => return Step::Done(Outcome::Retry),

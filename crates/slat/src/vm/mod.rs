@@ -1,6 +1,7 @@
 //! A VM's memory as its embedder sees it: slots, vCPUs that fault, workers that do everything else.
 
 mod age;
+mod annotate;
 mod budget;
 mod collapse;
 mod dirty;
@@ -20,6 +21,7 @@ mod vcpu;
 mod worker;
 
 pub use age::Aged;
+pub use annotate::AnnotateError;
 pub use budget::{Budget, Progress};
 pub use collapse::Collapse;
 pub use exit::Exit;

@@ -375,17 +375,23 @@ impl<R: VmRef> Worker<R> {
         }
     }
 
+    /// Removes what `range` maps; annotations stay.
     pub(super) fn remove(&mut self, range: GpaRange, budget: Budget) -> Progress {
+        self.remove_leaving(range, 0, budget.get()).progress
+    }
+
+    /// Removes what `range` maps and leaves `word` behind: 0, or an annotation.
+    pub(super) fn remove_leaving(&mut self, range: GpaRange, word: u64, budget: u64) -> Removed {
         let Handle { vm, member } = &mut self.handle;
         let space = &vm.vm().space;
         let tally = space.tally(&member.reader);
         let mut progress = Progress { next: None, changed: 0, widened: false };
-        let (mut at, mut left) = (range.start(), budget.get());
+        let (mut at, mut left) = (range.start(), budget);
         loop {
             let may_cut = space.domain.limbo(&mut member.reader).room();
             let section = space.domain.enter(&mut member.reader);
             let visit = Visit { space, section: section.inside(), tally };
-            let mut removal = Removal::new(space.gather(), may_cut);
+            let mut removal = Removal::new(space.gather(), may_cut, word);
             let reached = removal.run(visit, range.from(at), &mut member.cache, left.min(ENTRIES_PER_SECTION));
             let mut cut = [None; CUTS];
             let mut places = cut.iter_mut();
@@ -396,6 +402,7 @@ impl<R: VmRef> Worker<R> {
             });
             progress.changed += removal.changed;
             progress.widened |= removal.widened;
+            let shortage = removal.shortage;
             drop(removal);
             drop(section);
             let tag = space.domain.tag();
@@ -403,14 +410,23 @@ impl<R: VmRef> Worker<R> {
             cut.into_iter().flatten().for_each(|subtree| limbo.push(subtree, tag));
             left = left.saturating_sub(reached.visited.max(1));
             match reached.next {
-                Some(next) if left > 0 => at = next,
+                Some(next) if left > 0 && shortage.is_none() => at = next,
                 next => {
                     progress.next = next;
-                    return progress;
+                    return Removed { progress, left, shortage };
                 }
             }
         }
     }
+}
+
+/// What a removal came to.
+pub(super) struct Removed {
+    pub(super) progress: Progress,
+    /// What is left of the budget.
+    pub(super) left: u64,
+    /// Tables that are missing where it stopped, if it stopped for that.
+    pub(super) shortage: Option<usize>,
 }
 
 impl<R: VmRef> fmt::Debug for Worker<R> {
