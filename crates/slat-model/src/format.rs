@@ -75,7 +75,7 @@ impl Format for ModelFormat {
     }
 
     fn is_kept(&self, raw: u64, level: Level) -> bool {
-        self.0.is_kept(raw, level)
+        !Plant::NoteForgotten.is_planted() && self.0.is_kept(raw, level)
     }
 
     fn table(&self, table: Hpa, level: Level) -> u64 {

@@ -44,6 +44,8 @@ pub enum Plant {
     UnprotectedLevel(u8),
     /// Format: an entry that is locked looks empty.
     LockedLooksEmpty,
+    /// Format: a table does not say that annotations lie below.
+    NoteForgotten,
 
     /// Host: a flush does nothing.
     NoFlush,
@@ -120,6 +122,7 @@ pub const ALL: &[Plant] = &[
     Plant::RevokedMayReturn,
     Plant::UnprotectedLevel(0),
     Plant::LockedLooksEmpty,
+    Plant::NoteForgotten,
     Plant::NoFlush,
     Plant::FlushesFirstPage,
     Plant::FlushesLevelBelow,

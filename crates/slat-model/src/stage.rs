@@ -279,6 +279,16 @@ impl<T: Tool> Guest<T> {
         outcome
     }
 
+    /// One fault after the other, all in one stay outside of the guest.
+    pub fn faults_outside(&mut self, pages: &[u64], access: Access) {
+        let vcpu = self.vcpu.id();
+        let mut exit = self.vcpu.exit();
+        for &page in pages {
+            let outcome = exit.fault(gpa(page), access);
+            book::note(Event::Fault { vcpu, page, access, outcome });
+        }
+    }
+
     /// One fault, whatever comes of it, and then the access that it was for, if the hardware can do it now.
     pub fn fault_once(&mut self, page: u64, access: Access) {
         let _ = self.fault(page, access);

@@ -100,6 +100,14 @@ caught! {
     r4_no_fence_after_locking_beside_two_guards: invalidate_fault::OVERLAPPING, NoFenceAfter(Shape::Lock), Loom;
     r4_the_shard_read_relaxed: invalidate_fault::GUARD, RelaxedLoads, Loom;
     r4_the_shard_read_relaxed_before_a_copy: invalidate_fault::REPLACE, RelaxedLoads, Loom;
+    r4_an_annotation_that_is_not_counted: annotate_fault::AGAIN, Unmade(Shape::Event), Both;
+    r4_an_annotation_taken_for_a_locked_entry: annotate_fault::PAGE, TornEntryChanges, All;
+    r7_an_annotation_whose_table_is_not_noted: annotate_fault::UNMAP, NoteForgotten, All;
+    r7_an_annotation_whose_table_is_dropped: annotate_fault::DROP, NoteForgotten, All;
+    r7_an_annotation_in_two_steps_beside_collapse: annotate_fault::COLLAPSE, TornEntryChanges, Both;
+    r7_a_note_divided_in_two_steps: annotate_fault::PART, TornEntryChanges, Both;
+    r2_no_fence_after_leaving_the_guest: unlink_walk::CUT_OUTSIDE, NoFenceAfter(Shape::Section), Loom;
+    r2_a_stay_that_is_not_marked: unlink_walk::CUT_OUTSIDE, Unmade(Shape::Section), Both;
     r4_an_event_that_is_not_counted: invalidate_fault::ONE_SHOT, Unmade(Shape::Event), Both;
     r4_a_deletion_that_is_not_counted: fault_slot_change::DELETE, Unmade(Shape::Event), Both;
     r4_a_move_that_is_not_counted: fault_slot_change::MOVE, Unmade(Shape::Event), Both;

@@ -5,8 +5,8 @@
 
 use slat_model::run::Scenario;
 use slat_model::scenario::{
-    collapse_fault, fault_fault, fault_harvest, fault_slot_change, invalidate_fault, protect_protect, reclaim,
-    split_fault, teardown_fault, unlink_walk,
+    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, invalidate_fault, protect_protect,
+    reclaim, split_fault, teardown_fault, unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -39,6 +39,14 @@ scenarios! {
     r10_two_faults_link_one_table: fault_fault::MISSING_TABLE;
     r10_two_faults_link_two_tables: fault_fault::MISSING_TABLES;
     r1_a_leaf_is_replaced_beside_readers: fault_fault::REPLACE;
+
+    r4_fault_beside_an_annotation: annotate_fault::PAGE;
+    r4_fault_beside_an_annotation_that_goes_again: annotate_fault::AGAIN;
+    r7_annotation_beside_unmapping: annotate_fault::UNMAP;
+    r7_annotation_beside_collapse: annotate_fault::COLLAPSE;
+    r7_annotation_beside_a_lazy_collapse: annotate_fault::DROP;
+    r7_two_parts_of_a_note_are_cleared: annotate_fault::PART;
+    r2_two_faults_in_one_stay_beside_a_cut: unlink_walk::CUT_OUTSIDE;
 
     r4_fault_beside_slot_deletion: fault_slot_change::DELETE;
     r4_fault_beside_slot_deletion_by_two: fault_slot_change::DELETE_TWICE;

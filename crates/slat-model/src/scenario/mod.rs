@@ -1,5 +1,6 @@
 //! The scenarios: one module for each protocol.
 
+pub mod annotate_fault;
 pub mod collapse_fault;
 pub mod fault_fault;
 pub mod fault_harvest;
@@ -15,6 +16,12 @@ use crate::run::Scenario;
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
+    annotate_fault::PAGE,
+    annotate_fault::AGAIN,
+    annotate_fault::UNMAP,
+    annotate_fault::COLLAPSE,
+    annotate_fault::DROP,
+    annotate_fault::PART,
     collapse_fault::WRITE_BESIDE,
     collapse_fault::BY_FAULTS,
     collapse_fault::ENABLING,
@@ -52,6 +59,7 @@ pub const ALL: &[Scenario] = &[
     unlink_walk::CUT_AND_TAKE,
     unlink_walk::CUT_TWICE,
     unlink_walk::CUT_DEEP,
+    unlink_walk::CUT_OUTSIDE,
     unlink_walk::OVERLAPPING,
     reclaim::SNAPSHOT,
     reclaim::LOG,

@@ -1,7 +1,7 @@
 //! What an embedder notes in empty entries, and the tables that hold such notes.
 
 use super::{Reached, Visit};
-use crate::addr::{Gpa, GpaRange, Level};
+use crate::addr::{Gpa, GpaRange};
 use crate::format::{Format, Kind};
 use crate::host::Host;
 use crate::table::{Cache, Position, Unlinked};
@@ -89,8 +89,9 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
 
     /// Down through the tables that have annotations below.
     fn walk_kept(self, gpa: Gpa) -> Option<Position<'s, H>> {
+        let format = self.space.format;
         let mut position = self.at_root(gpa)?;
-        while position.level > Level::PAGE && self.space.format.is_kept(position.raw, position.level) {
+        while format.is_table(position.raw, position.level) && format.is_kept(position.raw, position.level) {
             position = self.below(position, gpa);
         }
         Some(position)
