@@ -10,6 +10,7 @@ mod fault;
 mod handle;
 mod harvest;
 mod invalidate;
+mod invalidate_host;
 mod log;
 mod lookup;
 mod moving;
@@ -28,6 +29,7 @@ pub use exit::Exit;
 pub use fault::Outcome;
 pub use handle::{JoinError, VmRef};
 pub use invalidate::{InvalidateError, Invalidation};
+pub use invalidate_host::HostInvalidation;
 pub use log::{Harvest, LogError, LogProgress, Pages};
 pub use lookup::Mapping;
 pub use prefault::PrefaultError;
@@ -110,7 +112,7 @@ impl<H: Host, F: Format> Vm<H, F> {
             return Err(VmError::Config);
         }
         let members = (config.vcpus + config.workers) as usize;
-        let slots = Slots::new()?;
+        let slots = Slots::new(config.workers as usize)?;
         Ok(Self { space: Space::new(host, format, members, config.flush_threshold)?, slots, config })
     }
 

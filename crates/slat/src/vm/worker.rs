@@ -108,7 +108,7 @@ impl<R: VmRef> Worker<R> {
         let mut change = vm.slots.write(&vm.space.domain)?;
         let section = vm.space.domain.enter(&mut member.reader);
         change.admits(section.inside(), &slot)?;
-        change.put(section.inside(), slot)
+        change.add(section.inside(), slot)
     }
 
     /// Removes a slot and what it maps; to be called until it is done. From the first call on, faults find no slot
@@ -322,7 +322,7 @@ impl<R: VmRef> Worker<R> {
                     Some(walk) if walk.serial == unfinished.serial => {
                         match walk.walk {
                             Walk::Move(to) => {
-                                change.put(section.inside(), change.slot(section.inside(), id)?.arrived(to, shift)?)?
+                                change.add(section.inside(), change.slot(section.inside(), id)?.arrived(to, shift)?)?
                             }
                             _ => change.take_out(section.inside(), id)?,
                         }
@@ -337,7 +337,7 @@ impl<R: VmRef> Worker<R> {
                     progress.next = None;
                     return Ok(progress);
                 }
-                Err(SlotError::Busy | SlotError::OutOfMemory) => {}
+                Err(SlotError::Busy | SlotError::OutOfMemory | SlotError::Invalidated) => {}
                 Err(error) => return Err(error),
             }
         }
