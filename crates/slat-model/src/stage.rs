@@ -189,6 +189,14 @@ pub fn set_flags<T: Tool>(worker: &mut ModelWorker<T>, flags: SlotFlags) {
     until_done::<T>(|| worker.set_flags(SLOT, flags, ALL));
 }
 
+/// Creates the slot, as soon as it may be.
+pub fn create_slot<T: Tool>(worker: &mut ModelWorker<T>, slot: NewSlot) {
+    while let Err(error) = worker.create_slot(SLOT, slot) {
+        assert!(matches!(error, SlotError::Invalidated | SlotError::Busy), "creating a slot: {error}");
+        T::yield_now();
+    }
+}
+
 /// Deletes the slot to the end.
 pub fn delete_slot<T: Tool>(worker: &mut ModelWorker<T>) {
     until_done::<T>(|| worker.delete_slot(SLOT, ALL));

@@ -108,6 +108,8 @@ caught! {
     r7_a_note_divided_in_two_steps: annotate_fault::PART, TornEntryChanges, Both;
     r2_no_fence_after_leaving_the_guest: unlink_walk::CUT_OUTSIDE, NoFenceAfter(Shape::Section), Loom;
     r2_a_stay_that_is_not_marked: unlink_walk::CUT_OUTSIDE, Unmade(Shape::Section), Both;
+    r4_memory_taken_by_its_address_that_is_not_opened: invalidate_fault::HOST, Unmade(Shape::Open), All;
+    r4_memory_of_a_new_slot_that_is_not_opened: invalidate_fault::HOST_NEW_SLOT, Unmade(Shape::Open), Both;
     r4_an_event_that_is_not_counted: invalidate_fault::ONE_SHOT, Unmade(Shape::Event), Both;
     r4_a_deletion_that_is_not_counted: fault_slot_change::DELETE, Unmade(Shape::Event), Both;
     r4_a_move_that_is_not_counted: fault_slot_change::MOVE, Unmade(Shape::Event), Both;

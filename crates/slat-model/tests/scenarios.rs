@@ -48,6 +48,8 @@ scenarios! {
     r7_two_parts_of_a_note_are_cleared: annotate_fault::PART;
     r2_two_faults_in_one_stay_beside_a_cut: unlink_walk::CUT_OUTSIDE;
 
+    r4_fault_beside_taking_memory_back_by_its_host_address: invalidate_fault::HOST;
+    r4_new_slot_beside_taking_its_memory_back: invalidate_fault::HOST_NEW_SLOT;
     r4_fault_beside_slot_deletion: fault_slot_change::DELETE;
     r4_fault_beside_slot_deletion_by_two: fault_slot_change::DELETE_TWICE;
     r4_fault_beside_slot_move: fault_slot_change::MOVE;

@@ -67,6 +67,8 @@ pub const ALL: &[Scenario] = &[
     reclaim::TABLE,
     reclaim::TWO_RECLAIMERS,
     invalidate_fault::GUARD,
+    invalidate_fault::HOST,
+    invalidate_fault::HOST_NEW_SLOT,
     invalidate_fault::GUESTS,
     invalidate_fault::MISSING_TABLE,
     invalidate_fault::BLOCKING,
