@@ -17,7 +17,7 @@ const TWO: Level = Level::new(2);
 const NOTE: u64 = 0x2a;
 
 fn annotated(level: Level) -> Outcome {
-    Outcome::Annotated { annotation: NOTE, level }
+    Outcome::Annotated { level }
 }
 
 fn pages_only(vm: &TestVm) {

@@ -120,7 +120,8 @@ impl<R: VmRef> Worker<R> {
 }
 
 impl<R: VmRef> Vcpu<R> {
-    /// What the embedder has noted at `gpa`, if anything ([`Worker::annotate`]).
+    /// What the embedder has noted at `gpa`, if anything ([`Worker::annotate`]). `None` after a fault that met a note: it is
+    /// gone again, let the guest go on.
     pub fn annotation(&mut self, gpa: Gpa) -> Option<u64> {
         self.handle.annotation(gpa)
     }

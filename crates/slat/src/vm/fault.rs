@@ -12,7 +12,7 @@ use crate::space::{Publish, Split, Ticket, Visit};
 use crate::sync::Atomics;
 use crate::table::{Cache, Position};
 
-/// What became of a fault.
+/// What became of a fault. Small enough to be returned in one register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "only some outcomes let the guest go on"]
 #[non_exhaustive]
@@ -47,10 +47,9 @@ pub enum Outcome {
     /// The backing refuses the access ([`Translation::Denied`], or a run without the permission or not covering the
     /// page).
     Denied,
-    /// The embedder has annotated the address ([`Worker::annotate`](super::Worker::annotate)): it knows what that means.
+    /// The embedder has noted something at the address ([`Worker::annotate`](super::Worker::annotate)); what, says
+    /// [`Vcpu::annotation`](super::Vcpu::annotation).
     Annotated {
-        /// What it noted.
-        annotation: u64,
         /// The size of the entry that holds the note.
         level: Level,
     },
@@ -62,6 +61,8 @@ pub enum Outcome {
     /// The VM was torn down.
     Gone,
 }
+
+const _: () = assert!(size_of::<Outcome>() <= 4);
 
 /// How one look at the tree ended.
 pub(crate) enum Step {
@@ -121,8 +122,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             let step = match self.visit.space.format.kind(position.raw, position.level) {
                 Kind::Leaf => self.leaf(position, &mut answer),
                 Kind::Empty if position.raw != 0 => {
-                    let annotation = self.visit.space.format.annotated(position.raw);
-                    return Step::Done(Outcome::Annotated { annotation, level: position.level });
+                    return Step::Done(Outcome::Annotated { level: position.level });
                 }
                 Kind::Empty => self.map(position, &mut answer),
                 // The owner may be waiting for its flush: give way to the guest, which acknowledges it.
