@@ -126,6 +126,8 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     let revoked = format.write_revoked(raw, level);
     assert_eq!(format.decode(revoked, level), Leaf { permissions: with_write(false), may_write: false, ..leaf });
 
+    dirty(format, raw, level);
+
     assert_eq!(format.change(raw, raw, level), Change::Free, "no change needs nothing");
     assert_eq!(format.change(raw, writable, level), Change::Free, "relaxing needs nothing");
     let expected = if leaf.permissions.write() { Change::Flush } else { Change::Free };
@@ -135,6 +137,29 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     let moved =
         Leaf { hpa: Hpa::new(leaf.hpa.get() ^ format.geometry().size(format.geometry().largest_leaf())), ..leaf };
     assert_ne!(format.change(raw, format.leaf(moved, level), level), Change::Free, "another frame is never free");
+}
+
+/// What hardware notes of writes.
+fn dirty<F: Format>(format: F, raw: u64, level: Level) {
+    assert!(!format.is_dirty(raw, level), "a new leaf is clean");
+    let written = format.made_writable(raw, level);
+    assert_eq!(format.is_dirty(written, level), format.hardware_dirty(), "made_writable() makes dirty");
+    let clean = format.made_clean(written, level);
+    assert!(!format.is_dirty(clean, level), "made_clean() makes clean");
+    assert_eq!(format.decode(clean, level), format.decode(written, level), "made_clean() changes nothing else");
+    assert!(format.permits(clean, level, Access::Write), "hardware writes through a clean leaf without a fault");
+    assert_eq!(format.change(clean, written, level), Change::Free);
+    if format.hardware_dirty() {
+        assert_eq!(format.change(written, clean, level), Change::Flush, "a dirty leaf may be cached as one");
+        for kept in [F::write_protected, F::write_revoked, F::made_old] {
+            assert!(format.is_dirty(kept(&format, written, level), level), "what is noted is kept");
+            assert!(!format.is_dirty(kept(&format, clean, level), level), "and nothing else is noted");
+        }
+        let protected = format.write_protected(written, level);
+        let again = format.made_clean(protected, level);
+        assert!(!format.is_dirty(again, level) && !format.is_writable(again, level), "clean, and not writable");
+        assert_eq!(format.decode(again, level), Leaf { accessed: true, ..format.decode(protected, level) });
+    }
 }
 
 #[cfg(test)]
@@ -150,6 +175,7 @@ mod tests {
         check(Ept::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
         for levels in 2..=4 {
             check(Fake::new(levels), &[0, 1 << 20, 0x7f << 20]);
+            check(Fake::new(levels).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
         }
     }
 

@@ -3,6 +3,7 @@
 mod age;
 mod annotate;
 mod collapse;
+mod dirty;
 mod map;
 mod protect;
 mod remove;
