@@ -5,7 +5,7 @@ use core::arch::asm;
 use slat::addr::Hpa;
 
 use super::features::{Features, Registers};
-use super::tlbi::{Operation, Plan, Scope};
+use super::tlbi::{Operation, Scope};
 
 /// Reads what the CPU says about itself. Allowed at EL1 and above.
 pub fn features() -> Features {
@@ -35,14 +35,14 @@ pub unsafe fn load_stage2(vtcr: u64, vttbr: u64) {
     }
 }
 
-/// Executes the operations of `plan` for the VMID in VTTBR_EL2: earlier writes to the tables become visible first, then
-/// the operations, then the wait for them (D8.14.4).
+/// Executes the operations of a [`Plan`](super::tlbi::Plan) for the VMID in VTTBR_EL2: earlier writes to the tables become
+/// visible first, then the operations, then the wait for them (D8.14.4).
 ///
 /// # Safety
 ///
 /// At EL2, with HCR_EL2.{E2H, TGE} = {0, 0} or {1, 0}; the CPU can do what the plan's features say.
 #[inline]
-pub unsafe fn invalidate(plan: Plan, scope: Scope) {
+pub unsafe fn invalidate(plan: impl Iterator<Item = Operation>, scope: Scope) {
     // SAFETY: the caller's promise; invalidating more than is needed costs time only.
     unsafe {
         match scope {
