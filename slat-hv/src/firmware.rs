@@ -52,6 +52,13 @@ pub(crate) fn turn_on(cpu: usize) -> Result<(), u64> {
     }
 }
 
+/// Turns this CPU off.
+pub(crate) fn turn_off() -> ! {
+    loop {
+        call(function::CPU_OFF, [0; 3]);
+    }
+}
+
 const SYS_EXIT_EXTENDED: u64 = 0x20;
 const STOPPED_APPLICATION_EXIT: u64 = 0x2_0026;
 

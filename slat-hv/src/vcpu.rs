@@ -1,14 +1,16 @@
 //! A vCPU: runs its guest, and has slat serve its faults.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use slat::addr::{Gpa, Level};
 use slat::host::{Access, VcpuId};
+use slat::sync::Padded;
 use slat::vm::{Outcome, Vcpu};
 use slat_arch::aarch64::abort::{self, Abort};
 use slat_arch::aarch64::instructions;
 
-use crate::cpu::{self, read_register};
+use crate::cpu::{self, CPUS, read_register};
 use crate::memory::GuestVm;
 use crate::vectors::{Reason, Registers, enter_guest};
 
@@ -57,6 +59,66 @@ pub(crate) struct Counts {
     pub(crate) worst: (u64, &'static str),
 }
 
+/// The counters of one CPU's vCPU: one writer, read by anybody.
+struct Live {
+    mapped: [AtomicU64; Level::COUNT],
+    relaxed: [AtomicU64; Level::COUNT],
+    accessed: AtomicU64,
+    spurious: AtomicU64,
+    retried: AtomicU64,
+    refilled: AtomicU64,
+    worst: AtomicU64,
+    worst_kind: AtomicU64,
+}
+
+static LIVE: [Padded<Live>; CPUS] = [const { Padded(Live::NEW) }; CPUS];
+
+/// What a fault came to, as `Live::worst_kind` has it.
+const KINDS: [&str; 8] =
+    ["none", "made writable", "mapped", "spurious", "accessed", "retried", "getting tables", "refused"];
+
+/// One more. The caller is the only writer.
+#[inline(always)]
+fn bump(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+impl Live {
+    const NEW: Self = Self {
+        mapped: [const { AtomicU64::new(0) }; Level::COUNT],
+        relaxed: [const { AtomicU64::new(0) }; Level::COUNT],
+        accessed: AtomicU64::new(0),
+        spurious: AtomicU64::new(0),
+        retried: AtomicU64::new(0),
+        refilled: AtomicU64::new(0),
+        worst: AtomicU64::new(0),
+        worst_kind: AtomicU64::new(0),
+    };
+
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        let others = [&self.accessed, &self.spurious, &self.retried, &self.refilled, &self.worst, &self.worst_kind];
+        self.mapped.iter().chain(&self.relaxed).chain(others)
+    }
+
+    fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            mapped: self.mapped.each_ref().map(read),
+            relaxed: self.relaxed.each_ref().map(read),
+            accessed: read(&self.accessed),
+            spurious: read(&self.spurious),
+            retried: read(&self.retried),
+            refilled: read(&self.refilled),
+            worst: (read(&self.worst), KINDS[read(&self.worst_kind) as usize]),
+        }
+    }
+}
+
+/// The faults of the vCPU that CPU `cpu` runs, so far.
+pub(crate) fn counts_of(cpu: usize) -> Counts {
+    LIVE[cpu].counts()
+}
+
 impl Counts {
     /// All faults.
     pub(crate) fn faults(&self) -> u64 {
@@ -96,8 +158,7 @@ pub(crate) struct Guest<'v> {
     vcpu: Vcpu<&'v GuestVm>,
     /// Its general registers.
     pub(crate) registers: Registers,
-    /// Its faults so far.
-    pub(crate) counts: Counts,
+    live: &'static Live,
 }
 
 impl<'v> Guest<'v> {
@@ -106,7 +167,9 @@ impl<'v> Guest<'v> {
         let mut vcpu = Vcpu::new(vm, VcpuId(number as u32)).unwrap_or_else(|error| panic!("vCPU {number}: {error}"));
         let tables = vcpu.tables_per_fault();
         vcpu.top_up(tables).unwrap_or_else(|error| panic!("vCPU {number}: {error}"));
-        Self { vcpu, registers: Registers::default(), counts: Counts::default() }
+        let live = &LIVE[cpu::number()].0;
+        live.all().for_each(|counter| counter.store(0, Ordering::Relaxed));
+        Self { vcpu, registers: Registers::default(), live }
     }
 
     /// Runs the guest until something happens that is not slat's to settle.
@@ -145,46 +208,39 @@ impl<'v> Guest<'v> {
         let begun = cpu::ticks();
         let gpa = address(abort)?;
         let outcome = self.vcpu.fault(gpa, abort.access);
-        let (exit, name) = self.settle(gpa, abort.access, outcome);
+        let (exit, kind) = self.settle(gpa, abort.access, outcome);
         let took = cpu::ticks().wrapping_sub(begun);
-        if took > self.counts.worst.0 {
-            self.counts.worst = (took, name);
+        if took > self.live.worst.load(Ordering::Relaxed) {
+            self.live.worst.store(took, Ordering::Relaxed);
+            self.live.worst_kind.store(kind, Ordering::Relaxed);
         }
         exit
     }
 
     /// Acts on slat's answer, and says what kind of answer it was.
     #[inline(always)]
-    fn settle(&mut self, gpa: Gpa, access: Access, outcome: Outcome) -> (Option<Exit>, &'static str) {
-        let counts = &mut self.counts;
-        match outcome {
-            Outcome::Relaxed { level } => {
-                counts.relaxed[level.index()] += 1;
-                (None, "made writable")
-            }
-            Outcome::Mapped { level, .. } => {
-                counts.mapped[level.index()] += 1;
-                (None, "mapped")
-            }
-            Outcome::Spurious => {
-                counts.spurious += 1;
-                (None, "spurious")
-            }
-            Outcome::Accessed { .. } => {
-                counts.accessed += 1;
-                (None, "accessed")
-            }
-            Outcome::Retry => {
-                counts.retried += 1;
-                (None, "retried")
-            }
+    fn settle(&mut self, gpa: Gpa, access: Access, outcome: Outcome) -> (Option<Exit>, u64) {
+        let live = self.live;
+        let (counter, kind) = match outcome {
+            Outcome::Relaxed { level } => (&live.relaxed[level.index()], 1),
+            Outcome::Mapped { level, .. } => (&live.mapped[level.index()], 2),
+            Outcome::Spurious => (&live.spurious, 3),
+            Outcome::Accessed { .. } => (&live.accessed, 4),
+            Outcome::Retry => (&live.retried, 5),
             Outcome::NeedTables(tables) => {
-                counts.refilled += 1;
-                (self.refill(tables.into()), "tables")
+                bump(&live.refilled);
+                return (self.refill(tables.into()), 6);
             }
-            Outcome::NoSlot => (Some(Exit::Unmapped(gpa, access)), "unmapped"),
-            refused => (Some(Exit::Failed(Failure::Refused(gpa, access, refused))), "refused"),
-        }
+            Outcome::NoSlot => return (Some(Exit::Unmapped(gpa, access)), 7),
+            refused => return (Some(Exit::Failed(Failure::Refused(gpa, access, refused))), 7),
+        };
+        bump(counter);
+        (None, kind)
+    }
+
+    /// Its faults so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.live.counts()
     }
 
     /// Gets at least `tables` tables, and some more while it is at it; the guest faults again.

@@ -207,7 +207,7 @@ fn one_vcpu(vm: &GuestVm, number: usize, task: Task, on_unmapped: OnUnmapped<'_>
     loop {
         match guest.run() {
             Exit::Call(call) => match payload::end(&guest, call) {
-                Some(End::Done) => return Ok(guest.counts),
+                Some(End::Done) => return Ok(guest.counts()),
                 Some(End::Wrong { address, found, expected }) => {
                     return Err(format!("vCPU {number}: {address:#x} holds {found:#x}, not {expected:#x}"));
                 }
