@@ -39,6 +39,7 @@ mod memory;
 mod mmu;
 #[allow(unsafe_code)]
 mod payload;
+mod stage;
 mod suite;
 #[allow(unsafe_code)]
 mod team;

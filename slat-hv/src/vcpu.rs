@@ -55,6 +55,8 @@ pub(crate) struct Counts {
     pub(crate) retried: u64,
     /// Times that tables were got.
     pub(crate) refilled: u64,
+    /// Instructions that its CPU executed in EL2 while it ran, where they were counted.
+    pub(crate) instructions: u64,
     /// Ticks that the longest fault took, and what it was.
     pub(crate) worst: (u64, &'static str),
 }
@@ -109,6 +111,7 @@ impl Live {
             spurious: read(&self.spurious),
             retried: read(&self.retried),
             refilled: read(&self.refilled),
+            instructions: 0,
             worst: (read(&self.worst), KINDS[read(&self.worst_kind) as usize]),
         }
     }
@@ -136,6 +139,7 @@ impl Counts {
         self.spurious += other.spurious;
         self.retried += other.retried;
         self.refilled += other.refilled;
+        self.instructions += other.instructions;
         self.worst = self.worst.max(other.worst);
     }
 }
@@ -159,6 +163,8 @@ pub(crate) struct Guest<'v> {
     /// Its general registers.
     pub(crate) registers: Registers,
     live: &'static Live,
+    /// Whether faults are timed: reading the counter costs an emulator more than the fault.
+    timed: bool,
 }
 
 impl<'v> Guest<'v> {
@@ -169,7 +175,12 @@ impl<'v> Guest<'v> {
         vcpu.top_up(tables).unwrap_or_else(|error| panic!("vCPU {number}: {error}"));
         let live = &LIVE[cpu::number()].0;
         live.all().for_each(|counter| counter.store(0, Ordering::Relaxed));
-        Self { vcpu, registers: Registers::default(), live }
+        Self { vcpu, registers: Registers::default(), live, timed: false }
+    }
+
+    /// The same, with its faults timed.
+    pub(crate) fn timed(self) -> Self {
+        Self { timed: true, ..self }
     }
 
     /// Runs the guest until something happens that is not slat's to settle.
@@ -205,16 +216,23 @@ impl<'v> Guest<'v> {
         if matches!(abort.cause, abort::Cause::Other(_)) {
             return Some(Exit::Failed(Failure::Unexpected(syndrome)));
         }
-        let begun = cpu::ticks();
+        let begun = if self.timed { cpu::ticks() } else { 0 };
         let gpa = address(abort)?;
         let outcome = self.vcpu.fault(gpa, abort.access);
         let (exit, kind) = self.settle(gpa, abort.access, outcome);
-        let took = cpu::ticks().wrapping_sub(begun);
+        if self.timed {
+            self.note(cpu::ticks().wrapping_sub(begun), kind);
+        }
+        exit
+    }
+
+    /// A fault of this kind took so many ticks.
+    #[cold]
+    fn note(&mut self, took: u64, kind: u64) {
         if took > self.live.worst.load(Ordering::Relaxed) {
             self.live.worst.store(took, Ordering::Relaxed);
             self.live.worst_kind.store(kind, Ordering::Relaxed);
         }
-        exit
     }
 
     /// Acts on slat's answer, and says what kind of answer it was.

@@ -118,7 +118,7 @@ impl Linux {
         memory::load(&self.vm, true);
         interrupts::allow_system_registers();
         cpu::prepare_for(cpu::Kind::Whole);
-        let mut guest = Guest::new(&self.vm, number);
+        let mut guest = Guest::new(&self.vm, number).timed();
         guest.registers.x[0] = context;
         cpu::start_guest_at(entry);
         loop {

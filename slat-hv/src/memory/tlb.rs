@@ -2,10 +2,10 @@
 
 use core::str::FromStr;
 
-use slat::addr::{Gpa, GpaRange};
+use slat::addr::Gpa;
 use slat::host::{Flush, Hint, Tlb, VcpuId};
 use slat_arch::aarch64::instructions;
-use slat_arch::aarch64::tlbi::{Operation, Plan, Scope};
+use slat_arch::aarch64::tlbi::{self, Operation, Plan, Scope};
 
 pub(crate) use slat_arch::aarch64::features::Features;
 
@@ -77,13 +77,8 @@ impl Tlb for Memory {
 
     #[inline(always)]
     fn flush_local(&self, _vcpu: VcpuId, page: Gpa, level: Hint) {
-        let size = match level {
-            Hint::Level(level) => 1 << (12 + 9 * level.get()),
-            Hint::Unknown => 1 << 12,
-        };
-        let flush = Flush::Leaves { range: GpaRange::around(page, size), level };
         // SAFETY: as in `flush`; a vCPU faults on the CPU that runs it.
-        unsafe { instructions::invalidate(Plan::new(flush, &self.features), Scope::Local) }
+        unsafe { instructions::invalidate_leaf_here(tlbi::leaf_operand(page, level, &self.features)) }
     }
 
     #[inline(always)]

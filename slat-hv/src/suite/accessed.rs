@@ -5,10 +5,10 @@ use alloc::format;
 use slat::host::{Flush, Tlb};
 use slat_arch::aarch64::instructions;
 
-use super::stage::{PAGE, STEP, Stage};
-use super::{Settings, Verdict, ensure};
+use super::Verdict;
 use crate::memory::{self, Unit};
 use crate::payload::{Program, Task};
+use crate::stage::{PAGE, STEP, Settings, Stage, ensure};
 use crate::vcpu::Counts;
 
 const BYTES: u64 = 4 << 20;

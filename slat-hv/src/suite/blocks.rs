@@ -6,10 +6,10 @@ use alloc::vec;
 use slat::addr::{Gpa, GpaRange, Level};
 use slat::vm::{Budget, Collapse, LogMode, Pages};
 
-use super::stage::{DATA, DATA_GPA, PAGE, STEP, Stage};
-use super::{Settings, Verdict, ensure};
+use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::Program;
+use crate::stage::{DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
 
 const BYTES: u64 = 8 << 20;
 

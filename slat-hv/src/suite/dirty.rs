@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 
 use slat::vm::{Budget, LogMode, Pages, Worker};
 
-use super::stage::{DATA, PAGE, RELAXED, Stage};
-use super::{Settings, Verdict, ensure};
+use super::Verdict;
 use crate::memory::{GuestVm, Unit};
 use crate::payload::{Program, Task};
+use crate::stage::{DATA, PAGE, RELAXED, Settings, Stage, ensure};
 
 const BYTES: u64 = 8 << 20;
 const ROUNDS: u64 = 6;

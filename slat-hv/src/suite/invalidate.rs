@@ -4,10 +4,10 @@ use alloc::format;
 
 use slat::addr::{Gpa, GpaRange};
 
-use super::stage::{DATA, DATA_GPA, STEP, Stage};
-use super::{Settings, Verdict, ensure};
+use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::SCRUBBED;
+use crate::stage::{DATA, DATA_GPA, STEP, Settings, Stage, ensure};
 
 const BYTES: u64 = 8 << 20;
 
@@ -46,7 +46,7 @@ fn moves(settings: Settings, unit: Unit, moves: u64) -> Verdict {
     let mapped = counts.mapped[unit.0.index()];
     ensure!(mapped > units + moves / 16, "{mapped} faults mapped something, of {units} units moved {moves} times");
     let scrubbed =
-        stage.pages().find(|&page| stage.words(page).iter().any(|word| word.load(super::stage::RELAXED) == SCRUBBED));
+        stage.pages().find(|&page| stage.words(page).iter().any(|word| word.load(crate::stage::RELAXED) == SCRUBBED));
     ensure!(scrubbed.is_none(), "page {scrubbed:?} holds what was left behind");
     drop(worker);
     stage.finish()

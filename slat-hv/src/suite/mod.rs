@@ -7,7 +7,6 @@ mod invalidate;
 mod outside;
 mod populate;
 mod slots;
-mod stage;
 
 use alloc::string::String;
 
@@ -17,17 +16,11 @@ use crate::console::say;
 use crate::cpu;
 use crate::machine::Machine;
 use crate::memory::Plant;
+use crate::stage::Settings;
 use crate::{frames, interrupts, memory, team};
 
 /// What a test came to.
 type Verdict = Result<(), String>;
-
-/// How the tests are run.
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    vcpus: usize,
-    plant: Plant,
-}
 
 type Test = (&'static str, fn(Settings) -> Verdict);
 
@@ -100,14 +93,3 @@ fn watched(test: fn(Settings) -> Verdict, settings: Settings) -> Verdict {
 
 /// Frames that the heap may keep after a test.
 const HEAP_KEEPS: u64 = 64;
-
-/// An error unless `condition` holds.
-macro_rules! ensure {
-    ($condition:expr, $($argument:tt)*) => {
-        if !$condition {
-            return Err(alloc::format!($($argument)*));
-        }
-    };
-}
-
-use ensure;

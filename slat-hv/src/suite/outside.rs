@@ -5,11 +5,11 @@ use alloc::format;
 use slat::addr::Gpa;
 use slat::host::Access;
 
-use super::stage::{DATA_GPA, PAGE, Stage};
-use super::{Settings, Verdict, ensure};
+use super::Verdict;
 use crate::lock::Lock;
 use crate::memory::Unit;
 use crate::payload::{Program, Task};
+use crate::stage::{DATA_GPA, PAGE, Settings, Stage, ensure};
 
 const BYTES: u64 = 2 << 20;
 

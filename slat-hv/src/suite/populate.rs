@@ -1,9 +1,9 @@
 //! Mapping memory by faults, in each size.
 
-use super::stage::Stage;
-use super::{Settings, Verdict, ensure};
+use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::Program;
+use crate::stage::{Settings, Stage, ensure};
 
 const VALUE: u64 = 0x5eed_0000;
 
@@ -28,7 +28,7 @@ fn populate(settings: Settings, unit: Unit, bytes: u64) -> Verdict {
     stage.pass(stage.all(Program::Check, VALUE))?;
     for page in stage.pages().step_by(509) {
         for vcpu in 0..stage.vcpus() {
-            let word = stage.words(page)[1 + vcpu].load(super::stage::RELAXED);
+            let word = stage.words(page)[1 + vcpu].load(crate::stage::RELAXED);
             ensure!(word == VALUE, "page {page} holds {word:#x} for vCPU {vcpu}");
         }
     }

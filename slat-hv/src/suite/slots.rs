@@ -7,11 +7,11 @@ use slat::addr::Gpa;
 use slat::host::Access;
 use slat::vm::SlotError;
 
-use super::stage::{DATA, DATA_GPA, STEP, Stage};
-use super::{Settings, Verdict, ensure};
+use super::Verdict;
 use crate::cpu;
 use crate::memory::Unit;
 use crate::payload::Program;
+use crate::stage::{DATA, DATA_GPA, STEP, Settings, Stage, ensure};
 use crate::vcpu::Guest;
 
 const BYTES: u64 = 4 << 20;

@@ -60,6 +60,20 @@ pub unsafe fn invalidate(plan: impl Iterator<Item = Operation>, scope: Scope) {
     }
 }
 
+/// The same on this CPU for one leaf, by its [operand](super::tlbi::leaf_operand): after its permissions were relaxed.
+///
+/// # Safety
+///
+/// As [`invalidate`].
+#[inline(always)]
+pub unsafe fn invalidate_leaf_here(operand: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("dsb nshst", "tlbi ipas2e1, {}", "dsb nsh", "tlbi vmalle1", "dsb nsh", "isb", in(reg) operand,
+            options(nostack, preserves_flags));
+    }
+}
+
 /// # Safety
 ///
 /// As [`invalidate`].

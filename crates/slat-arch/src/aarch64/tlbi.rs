@@ -4,7 +4,7 @@
 //! entries, from a virtual address straight to a physical one, which no operation names by IPA: whoever invalidates by IPA
 //! has to wait, and then drop all of the guest's stage 1 ([`Operation::StageOne`]). [`Plan`] never leaves that out.
 
-use slat::addr::{GpaRange, Level};
+use slat::addr::{Gpa, GpaRange, Level};
 use slat::host::{Flush, Hint};
 
 use super::features::Features;
@@ -120,6 +120,17 @@ impl Iterator for Plan {
         self.0 = state;
         Some(operation)
     }
+}
+
+/// The operand of TLBI IPAS2E1 for the one leaf at `page`: what a fault wants that relaxed it. [`Plan`] says the same, at
+/// length.
+#[inline(always)]
+pub fn leaf_operand(page: Gpa, level: Hint, features: &Features) -> u64 {
+    let hint = match level {
+        Hint::Level(level) if features.level_hints => level_hint(level),
+        _ => 0,
+    };
+    ipa_operand(page.get() >> PAGE_SHIFT, hint)
 }
 
 /// A range operation covers (NUM + 1) << (5 * SCALE + 1) pages: an odd page goes alone, then five bits of the rest a scale.

@@ -3,7 +3,6 @@
 use super::*;
 use crate::aarch64::features::Registers;
 use proptest::prelude::*;
-use slat::addr::Gpa;
 use std::vec;
 use std::vec::Vec;
 
@@ -64,6 +63,21 @@ fn a_page_is_named_with_its_level_where_the_cpu_takes_hints() {
 fn blocks_take_one_operation_each() {
     let flush = Flush::Leaves { range: pages(0x600, 3 * 512), level: Hint::Level(Level::new(1)) };
     assert_eq!(by_address(Plan::new(flush, &features(false, true))), [(0x600, 1, 2), (0x800, 1, 2), (0xa00, 1, 2)]);
+}
+
+#[test]
+fn one_leaf_is_named_as_a_plan_names_it() {
+    for hints in [false, true] {
+        for level in 0..3 {
+            let (features, block) = (features(false, hints), 512u64.pow(level.into()));
+            let hint = Hint::Level(Level::new(level));
+            let plan = Plan::new(Flush::Leaves { range: pages(5 * block, block), level: hint }, &features);
+            let operand = leaf_operand(Gpa::new(5 * block * PAGE), hint, &features);
+            assert_eq!(by_address(plan), [named(Operation::Ipa(operand))]);
+        }
+    }
+    let features = features(true, true);
+    assert_eq!(named(Operation::Ipa(leaf_operand(Gpa::new(7 * PAGE), Hint::Unknown, &features))), (7, 1, 0));
 }
 
 #[test]

@@ -9,25 +9,42 @@ use slat::addr::{Gpa, GpaRange};
 use slat::host::{Access, SlotId};
 use slat::vm::{Budget, LogMode, NewSlot, SlotFlags, Teardown, Worker};
 
-use super::{Settings, ensure};
 use crate::lock::Lock;
-use crate::memory::{self, Backed, GuestVm, Memory, Place, Unit};
+use crate::memory::{self, Backed, GuestVm, Memory, Place, Plant, Unit};
 use crate::payload::{self, CONTROL, CONTROL_BYTES, CONTROL_GPA, End, Program, Task};
 use crate::vcpu::{Counts, Exit, Guest};
-use crate::{cpu, team};
+use crate::{clock, cpu, team};
+
+/// How a test is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) vcpus: usize,
+    pub(crate) plant: Plant,
+}
+
+/// An error unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($argument:tt)*) => {
+        if !$condition {
+            return Err(alloc::format!($($argument)*));
+        }
+    };
+}
+
+pub(crate) use ensure;
 
 /// The slot that the test is about.
-pub(super) const DATA: SlotId = SlotId(0);
+pub(crate) const DATA: SlotId = SlotId(0);
 /// Where it begins.
-pub(super) const DATA_GPA: u64 = 0x8000_0000;
+pub(crate) const DATA_GPA: u64 = 0x8000_0000;
 /// Bytes of a page.
-pub(super) const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// A budget that stops in between, so that going on is tested, too.
-pub(super) const STEP: Budget = Budget::entries(1000);
+pub(crate) const STEP: Budget = Budget::entries(1000);
 
 /// A VM, and how its programs are run.
-pub(super) struct Stage {
-    pub(super) vm: GuestVm,
+pub(crate) struct Stage {
+    pub(crate) vm: GuestVm,
     settings: Settings,
     bytes: u64,
     /// Whether hardware sets the accessed flag.
@@ -35,11 +52,11 @@ pub(super) struct Stage {
 }
 
 /// What vCPUs that reach unmapped memory do: the answer says whether to go on.
-pub(super) type OnUnmapped<'u> = &'u (dyn Fn(&mut Guest<'_>, Gpa, Access) -> bool + Sync);
+pub(crate) type OnUnmapped<'u> = &'u (dyn Fn(&mut Guest<'_>, Gpa, Access) -> bool + Sync);
 
 impl Stage {
     /// `bytes` of memory in units, all zero (but for whole gigabytes, which are what they are).
-    pub(super) fn new(settings: Settings, unit: Unit, bytes: u64) -> Result<Self, String> {
+    pub(crate) fn new(settings: Settings, unit: Unit, bytes: u64) -> Result<Self, String> {
         let place = |unit, bytes| Place::movable(unit, bytes).ok_or("not enough memory in the machine");
         let backed = Backed(vec![place(unit, bytes)?, place(Unit::BLOCK, CONTROL_BYTES)?]);
         payload::install(&backed);
@@ -62,53 +79,53 @@ impl Stage {
     }
 
     /// The same, with faults for the accessed flag.
-    pub(super) fn without_hardware_accessed(self) -> Self {
+    pub(crate) fn without_hardware_accessed(self) -> Self {
         Self { hardware_accessed: false, ..self }
     }
 
     /// The embedder.
-    pub(super) fn memory(&self) -> &Memory {
+    pub(crate) fn memory(&self) -> &Memory {
         self.vm.host()
     }
 
     /// All memory.
-    pub(super) fn range(&self) -> GpaRange {
+    pub(crate) fn range(&self) -> GpaRange {
         GpaRange::with_len(Gpa::new(DATA_GPA), self.bytes).unwrap_or_default()
     }
 
     /// The numbers of all pages.
-    pub(super) fn pages(&self) -> core::ops::Range<u64> {
+    pub(crate) fn pages(&self) -> core::ops::Range<u64> {
         0..self.bytes / PAGE
     }
 
     /// What a page holds now. Atomic, since guests may write to it.
-    pub(super) fn words(&self, page: u64) -> &[core::sync::atomic::AtomicU64; 512] {
+    pub(crate) fn words(&self, page: u64) -> &[core::sync::atomic::AtomicU64; 512] {
         payload::words(&self.memory().backed, DATA, page * PAGE)
     }
 
     /// A handle for everything but faults.
-    pub(super) fn worker(&self) -> Worker<&GuestVm> {
+    pub(crate) fn worker(&self) -> Worker<&GuestVm> {
         Worker::new(&self.vm).unwrap_or_else(|error| panic!("a worker: {error}"))
     }
 
     /// vCPUs.
-    pub(super) fn vcpus(&self) -> usize {
+    pub(crate) fn vcpus(&self) -> usize {
         self.settings.vcpus
     }
 
     /// `program` over all pages, on each vCPU with its own word of each.
-    pub(super) fn all(&self, program: Program, value: u64) -> impl Fn(usize) -> Task + Sync + use<> {
+    pub(crate) fn all(&self, program: Program, value: u64) -> impl Fn(usize) -> Task + Sync + use<> {
         let pages = self.bytes / PAGE;
         move |vcpu| Task { program, start: DATA_GPA, pages, stride: PAGE, word: payload::word_of(vcpu), value }
     }
 
     /// Has all vCPUs do their tasks to the end. Their faults.
-    pub(super) fn pass(&self, task: impl Fn(usize) -> Task + Sync) -> Result<Counts, String> {
+    pub(crate) fn pass(&self, task: impl Fn(usize) -> Task + Sync) -> Result<Counts, String> {
         self.run(&task, &|_, _, _| false, || Ok(())).map(|((), counts)| counts)
     }
 
     /// The same, with somebody to tell about accesses where nothing is mapped.
-    pub(super) fn run_reporting(
+    pub(crate) fn run_reporting(
         &self,
         task: &(dyn Fn(usize) -> Task + Sync),
         on_unmapped: OnUnmapped<'_>,
@@ -118,7 +135,7 @@ impl Stage {
 
     /// Has all vCPUs count up their words of all pages while `manage` does its work, at least one pass each; then stops
     /// them.
-    pub(super) fn churn<T>(
+    pub(crate) fn churn<T>(
         &self,
         on_unmapped: OnUnmapped<'_>,
         manage: impl FnOnce() -> Result<T, String>,
@@ -135,7 +152,7 @@ impl Stage {
     }
 
     /// Waits until each vCPU has made `passes` more passes, or one has stopped for a reason of its own.
-    pub(super) fn wait_for_passes(&self, passes: u64) {
+    pub(crate) fn wait_for_passes(&self, passes: u64) {
         let backed = &self.memory().backed;
         let progress = |vcpu| payload::passes(backed, vcpu);
         let goals: Vec<u64> = (0..self.vcpus()).map(|vcpu| progress(vcpu) + passes).collect();
@@ -172,7 +189,7 @@ impl Stage {
     }
 
     /// Tears the VM down, and sees that nothing is left.
-    pub(super) fn finish(self) -> Result<(), String> {
+    pub(crate) fn finish(self) -> Result<(), String> {
         let mut worker = self.worker();
         while worker.teardown(STEP) == Teardown::More {}
         drop(worker);
@@ -188,7 +205,7 @@ impl Stage {
     }
 
     /// Turns the log of the memory on or off, to its end.
-    pub(super) fn set_log(&self, worker: &mut Worker<&GuestVm>, log: Option<LogMode>) -> Result<(), String> {
+    pub(crate) fn set_log(&self, worker: &mut Worker<&GuestVm>, log: Option<LogMode>) -> Result<(), String> {
         let flags = SlotFlags { log, ..SlotFlags::default() };
         while !worker.set_flags(DATA, flags, STEP).map_err(|error| format!("flags: {error}"))?.is_done() {}
         Ok(())
@@ -198,16 +215,21 @@ impl Stage {
 /// How long vCPUs may take for a pass.
 const PATIENCE_SECONDS: u64 = 60;
 
-pub(super) const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ordering::Relaxed;
+pub(crate) const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ordering::Relaxed;
 
 /// Runs a program to its end.
 fn one_vcpu(vm: &GuestVm, number: usize, task: Task, on_unmapped: OnUnmapped<'_>) -> Result<Counts, String> {
     let mut guest = Guest::new(vm, number);
     payload::begin(&mut guest, task);
+    clock::count_instructions();
+    let mut instructions = 0;
     loop {
-        match guest.run() {
+        let before = clock::instructions();
+        let exit = guest.run();
+        instructions += u64::from(clock::instructions().wrapping_sub(before));
+        match exit {
             Exit::Call(call) => match payload::end(&guest, call) {
-                Some(End::Done) => return Ok(guest.counts()),
+                Some(End::Done) => return Ok(Counts { instructions, ..guest.counts() }),
                 Some(End::Wrong { address, found, expected }) => {
                     return Err(format!("vCPU {number}: {address:#x} holds {found:#x}, not {expected:#x}"));
                 }
