@@ -12,7 +12,7 @@ use slat_arch::aarch64::instructions;
 
 use crate::cpu::{self, CPUS, read_register};
 use crate::memory::GuestVm;
-use crate::vectors::{Reason, Registers, enter_guest};
+use crate::vectors::{Reason, Registers, run_guest};
 
 /// Why a guest's run ended, for now. The guest goes on where it was when it is run again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +73,7 @@ struct Live {
     worst_kind: AtomicU64,
 }
 
-static LIVE: [Padded<Live>; CPUS] = [const { Padded(Live::NEW) }; CPUS];
+static LIVE: [Padded<Live>; CPUS] = [const { Padded(Live::new()) }; CPUS];
 
 /// What a fault came to, as `Live::worst_kind` has it.
 const KINDS: [&str; 8] =
@@ -86,16 +86,18 @@ fn bump(counter: &AtomicU64) {
 }
 
 impl Live {
-    const NEW: Self = Self {
-        mapped: [const { AtomicU64::new(0) }; Level::COUNT],
-        relaxed: [const { AtomicU64::new(0) }; Level::COUNT],
-        accessed: AtomicU64::new(0),
-        spurious: AtomicU64::new(0),
-        retried: AtomicU64::new(0),
-        refilled: AtomicU64::new(0),
-        worst: AtomicU64::new(0),
-        worst_kind: AtomicU64::new(0),
-    };
+    const fn new() -> Self {
+        Self {
+            mapped: [const { AtomicU64::new(0) }; Level::COUNT],
+            relaxed: [const { AtomicU64::new(0) }; Level::COUNT],
+            accessed: AtomicU64::new(0),
+            spurious: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            refilled: AtomicU64::new(0),
+            worst: AtomicU64::new(0),
+            worst_kind: AtomicU64::new(0),
+        }
+    }
 
     fn all(&self) -> impl Iterator<Item = &AtomicU64> {
         let others = [&self.accessed, &self.spurious, &self.retried, &self.refilled, &self.worst, &self.worst_kind];
@@ -187,7 +189,7 @@ impl<'v> Guest<'v> {
     pub(crate) fn run(&mut self) -> Exit {
         loop {
             // SAFETY: in EL2, with this VM's stage 2 loaded.
-            let exit = match unsafe { enter_guest(&mut self.registers) } {
+            let exit = match unsafe { run_guest(&mut self.registers) } {
                 Reason::Synchronous => self.synchronous(),
                 Reason::Interrupt => {
                     crate::interrupts::acknowledge();

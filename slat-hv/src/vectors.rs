@@ -17,23 +17,33 @@ pub(crate) struct Registers {
 
 /// Why a guest came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
 pub(crate) enum Reason {
     /// An exception of its own: ESR_EL2 says which.
-    Synchronous = 0,
+    Synchronous,
     /// An interrupt for the hypervisor.
-    Interrupt = 1,
+    Interrupt,
     /// A system error.
-    SystemError = 2,
+    SystemError,
+}
+
+/// Runs the guest whose system registers, ELR_EL2 and SPSR_EL2 are loaded until it comes back.
+///
+/// # Safety
+///
+/// In EL2; what is loaded is a guest that stage 2 confines.
+#[inline(always)]
+pub(crate) unsafe fn run_guest(registers: &mut Registers) -> Reason {
+    // SAFETY: the caller's promise.
+    match unsafe { enter_guest(registers) } {
+        0 => Reason::Synchronous,
+        1 => Reason::Interrupt,
+        _ => Reason::SystemError,
+    }
 }
 
 unsafe extern "C" {
-    /// Runs the guest whose system registers, ELR_EL2 and SPSR_EL2 are loaded until it comes back.
-    ///
-    /// # Safety
-    ///
-    /// In EL2; what is loaded is a guest that stage 2 confines.
-    pub(crate) fn enter_guest(registers: &mut Registers) -> Reason;
+    /// As [`run_guest`]; the number is the vector's, below.
+    fn enter_guest(registers: &mut Registers) -> u64;
 }
 
 global_asm!(

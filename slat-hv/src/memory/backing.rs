@@ -1,5 +1,6 @@
 //! Which machine memory lies behind a guest's.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,7 +41,7 @@ impl Unit {
 /// What lies behind one slot.
 pub(crate) enum Place {
     /// Memory of the machine: unit by unit, anywhere, and it may move.
-    Movable { unit: Unit, units: Vec<AtomicU64>, left: Lock<Left> },
+    Movable { unit: Unit, units: Vec<AtomicU64>, left: Box<Lock<Left>> },
     /// Devices, at their own addresses.
     Devices { end: u64 },
 }
@@ -71,7 +72,7 @@ impl Place {
         for _ in 0..bytes.div_ceil(unit.bytes()) {
             place.push(AtomicU64::new(frames::allocate(unit.bytes() / FRAME)?));
         }
-        Some(Self::Movable { unit, units: place, left: Lock::new(Left::default()) })
+        Some(Self::Movable { unit, units: place, left: Box::new(Lock::new(Left::default())) })
     }
 }
 
