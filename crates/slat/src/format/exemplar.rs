@@ -165,14 +165,31 @@ fn dirty<F: Format>(format: F, raw: u64, level: Level) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Arm64, Ept, Fake};
+    use crate::format::{
+        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Fake, Stage2, Sv39x4, Sv48x4,
+        Sv57x4,
+    };
 
     #[test]
     fn every_format_keeps_the_contract() {
+        let frames = |most: u64| [0, 1 << 30, most & !0x3fff_ffff];
         for bits in 32..=48 {
-            check(Arm64::new(bits).unwrap(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
+            check(Arm64::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64_16k::new(bits).unwrap(), &frames((1 << 48) - 1));
         }
-        check(Ept::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
+        for bits in 32..=52 {
+            check(Arm64Lpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Arm64_16kLpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Arm64_64k::new(bits).unwrap(), &frames((1 << 52) - 1));
+        }
+        check(Arm64Fwb::new(48).unwrap(), &frames((1 << 48) - 1));
+        check(Arm64Lpa2::with_levels(52, 5).unwrap(), &frames((1 << 52) - 1));
+        check(Stage2::<16, false, true>::new(52).unwrap(), &frames((1 << 52) - 1));
+        check(Ept::new(), &frames((1 << 52) - 1));
+        check(Ept5::new(), &frames((1 << 52) - 1));
+        check(Sv39x4::new(), &frames((1 << 56) - 1));
+        check(Sv48x4::new(), &frames((1 << 56) - 1));
+        check(Sv57x4::new(), &frames((1 << 56) - 1));
         for levels in 2..=4 {
             check(Fake::new(levels), &[0, 1 << 20, 0x7f << 20]);
             check(Fake::new(levels).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
@@ -190,7 +207,16 @@ mod tests {
     #[test]
     fn address_sizes_outside_the_architecture_are_refused() {
         for bits in [0, 31, 49, 64] {
-            assert!(Arm64::new(bits).is_err());
+            assert!(Arm64::new(bits).is_err() && Arm64_16k::new(bits).is_err());
         }
+        for bits in [0, 31, 53, 64] {
+            assert!(
+                Arm64Lpa2::new(bits).is_err() && Arm64_16kLpa2::new(bits).is_err() && Arm64_64k::new(bits).is_err()
+            );
+        }
+        for (bits, levels) in [(52, 3), (48, 5), (48, 1), (53, 5), (32, 4), (52, 6)] {
+            assert!(Arm64Lpa2::with_levels(bits, levels).is_err(), "{levels} levels for {bits} bits");
+        }
+        assert!(Arm64_16k::with_levels(48, 4).is_err() && Arm64_16kLpa2::with_levels(48, 4).is_ok());
     }
 }
