@@ -221,7 +221,7 @@ pub(crate) const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ord
 fn one_vcpu(vm: &GuestVm, number: usize, task: Task, on_unmapped: OnUnmapped<'_>) -> Result<Counts, String> {
     let mut guest = Guest::new(vm, number);
     payload::begin(&mut guest, task);
-    clock::count_instructions();
+    clock::start_counting();
     let mut instructions = 0;
     loop {
         let before = clock::instructions();
