@@ -131,15 +131,20 @@ pub(super) fn get() -> anyhow::Result<Toolchain> {
             let _ = fs::remove_dir_all(source_folder(&compiler.version)?);
             return compiler.toolchain(Some(built));
         }
-        Err(error) => failures.push(format!("{error:#}")),
+        Err(error) => failures.push(first_line(&error)),
     }
     match distributions_compiler() {
         Ok(toolchain) => Ok(toolchain),
         Err(error) => {
-            failures.push(format!("{error:#}"));
+            failures.push(first_line(&error));
             bail!(Missing(format!("core and alloc for {TARGET}: {}", failures.join("; "))))
         }
     }
+}
+
+/// What went wrong, without the command line that it went wrong in.
+fn first_line(error: &anyhow::Error) -> String {
+    error.to_string().trim_start_matches("missing: ").to_owned()
 }
 
 fn has_core(libraries: &Path) -> bool {
@@ -192,7 +197,7 @@ fn distributions_compiler() -> anyhow::Result<Toolchain> {
         let sources = apt::sources()?;
         let apt = Apt::new(&cache()?.join("apt-web"), None, &sources)?;
         let unpacked = unpack_compiler(&apt, &folder);
-        unpacked.map_err(|error| Missing(format!("Debian's rustc-web: {error:#}")))?;
+        unpacked.map_err(|error| Missing(format!("Debian's rustc-web: {}", first_line(&error))))?;
         apt.remove()?;
     }
     let compiler = Compiler::ask(Some(rustc))?;
