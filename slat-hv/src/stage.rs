@@ -175,6 +175,7 @@ impl Stage {
         let work = |number: usize| {
             memory::load(&self.vm, self.hardware_accessed);
             let result = one_vcpu(&self.vm, number, task(number), on_unmapped);
+            memory::unload();
             if result.is_err() {
                 payload::stop(&self.memory().backed, true);
             }
@@ -192,6 +193,7 @@ impl Stage {
     pub(crate) fn finish(self) -> Result<(), String> {
         let mut worker = self.worker();
         while worker.teardown(STEP) == Teardown::More {}
+        memory::unload();
         drop(worker);
         let left = self.vm.statistics();
         ensure!(
