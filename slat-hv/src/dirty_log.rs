@@ -49,7 +49,10 @@ pub(crate) fn run(machine: &Machine, arguments: Arguments) -> bool {
     let (bytes, iterations) = (arguments.value("mebibytes", 64u64) << 20, arguments.value("iterations", 2));
     interrupts::start_cpu();
     cpu::prepare_for(cpu::Kind::Payload);
-    clock::count_instructions();
+    if arguments.value("count", false) {
+        clock::allow_counting();
+        clock::start_counting();
+    }
     team::assemble(vcpus);
     let result = Plan { vcpus, bytes, iterations, unit }.run();
     if let Err(why) = &result {

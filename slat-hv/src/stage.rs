@@ -175,6 +175,7 @@ impl Stage {
         let work = |number: usize| {
             memory::load(&self.vm, self.hardware_accessed);
             let result = one_vcpu(&self.vm, number, task(number), on_unmapped);
+            memory::unload();
             if result.is_err() {
                 payload::stop(&self.memory().backed, true);
             }
@@ -192,6 +193,7 @@ impl Stage {
     pub(crate) fn finish(self) -> Result<(), String> {
         let mut worker = self.worker();
         while worker.teardown(STEP) == Teardown::More {}
+        memory::unload();
         drop(worker);
         let left = self.vm.statistics();
         ensure!(
@@ -221,7 +223,7 @@ pub(crate) const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ord
 fn one_vcpu(vm: &GuestVm, number: usize, task: Task, on_unmapped: OnUnmapped<'_>) -> Result<Counts, String> {
     let mut guest = Guest::new(vm, number);
     payload::begin(&mut guest, task);
-    clock::count_instructions();
+    clock::start_counting();
     let mut instructions = 0;
     loop {
         let before = clock::instructions();

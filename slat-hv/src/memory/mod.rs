@@ -47,12 +47,26 @@ pub(crate) fn new_vm(backed: Backed, plant: Plant, vcpus: usize) -> GuestVm {
     Vm::new(memory, format, config).unwrap_or_else(|error| panic!("a VM: {error}"))
 }
 
+/// Takes whatever VM this CPU has loaded away from it: its walker reaches nothing any more.
+pub(crate) fn unload() {
+    /// As many tables as a root of 40 bits has, all empty.
+    #[repr(C, align(8192))]
+    struct Empty([u64; 1024]);
+    static EMPTY: Empty = Empty([0; 1024]);
+    let format = Arm64::new(ADDRESS_BITS).unwrap_or_else(|error| panic!("{error}"));
+    let vtcr = control::vtcr(format.geometry(), instructions::features(), false);
+    let root = slat::addr::Hpa::new(&raw const EMPTY.0 as u64);
+    // SAFETY: in EL2, between guests; the root is never freed, and no VM has VMID 0.
+    unsafe { instructions::load_stage2(vtcr.unwrap_or_else(|error| panic!("{error}")), control::vttbr(root, 0)) };
+}
+
 /// Loads the VM's stage 2 on this CPU. Whether hardware sets the accessed flag is the caller's choice.
 pub(crate) fn load(vm: &GuestVm, hardware_accessed: bool) {
     let memory = vm.host();
     let vtcr = control::vtcr(vm.format().geometry(), memory.features, hardware_accessed)
         .unwrap_or_else(|error| panic!("{error}"));
     let root = vm.root().unwrap_or_else(|| panic!("the VM is gone"));
-    // SAFETY: in EL2, between guests; the root stays until teardown, which no guest outlives.
+    // SAFETY: in EL2, between guests; a CPU that runs guests unloads their VM before its teardown, and the one that tears
+    // down runs none.
     unsafe { instructions::load_stage2(vtcr, control::vttbr(root, memory.vmid)) };
 }

@@ -3,7 +3,6 @@
 use alloc::format;
 
 use slat::host::{Flush, Tlb};
-use slat_arch::aarch64::instructions;
 
 use super::Verdict;
 use crate::memory::{self, Unit};
@@ -16,9 +15,6 @@ const PAGES: u64 = BYTES / PAGE;
 
 /// The CPU sets it: no fault is taken.
 pub(super) fn by_hardware(settings: Settings) -> Verdict {
-    if !instructions::features().sets_accessed {
-        return Ok(()); // nothing to see on this CPU; `by_fault` has it
-    }
     let stage = Stage::new(settings, Unit::PAGE, BYTES)?;
     let counts = touch_half(&stage)?;
     ensure!(counts.accessed == 0, "{} faults for the accessed flag", counts.accessed);

@@ -9,22 +9,20 @@ use crate::memory::Unit;
 use crate::payload::SCRUBBED;
 use crate::stage::{DATA, DATA_GPA, STEP, Settings, Stage, ensure};
 
-const BYTES: u64 = 8 << 20;
-
-/// Page by page.
+/// Page by page: as many as a TLB holds, so that only a flush makes it forget them.
 pub(super) fn pages(settings: Settings) -> Verdict {
-    moves(settings, Unit::PAGE, 400)
+    moves(settings, Unit::PAGE, 512 << 10, 400)
 }
 
 /// Block by block.
 pub(super) fn blocks(settings: Settings) -> Verdict {
-    moves(settings, Unit::BLOCK, 24)
+    moves(settings, Unit::BLOCK, 8 << 20, 24)
 }
 
-fn moves(settings: Settings, unit: Unit, moves: u64) -> Verdict {
-    let stage = Stage::new(settings, unit, BYTES)?;
+fn moves(settings: Settings, unit: Unit, bytes: u64, moves: u64) -> Verdict {
+    let stage = Stage::new(settings, unit, bytes)?;
     let mut worker = stage.worker();
-    let units = BYTES / unit.bytes();
+    let units = bytes / unit.bytes();
     let ((), counts) = stage.churn(&|_, _, _| false, || {
         stage.wait_for_passes(1);
         for number in 0..moves {
