@@ -1,8 +1,10 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
-use slat::format::{Arm64, Arm64Error, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Format, Stage2, Sv39x4, Sv48x4, Sv57x4};
+use slat::format::{
+    Arm64, Arm64Error, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Format, Npt, Npt5, Stage2, Sv39x4, Sv48x4, Sv57x4,
+};
 use slat_machine::walk::riscv::{GStage, Mode};
-use slat_machine::walk::{Walker, arm64, ept};
+use slat_machine::walk::{Walker, arm64, ept, npt};
 
 use crate::failure::{Failure, engine};
 
@@ -37,6 +39,8 @@ formats! {
     Arm64Lpa2: Arm64Lpa2::new(WIDE_BITS), under(Arm64Lpa2::new(WIDE_BITS));
     Ept: only(Ept::new()), only(ept::Ept::new());
     Ept5: only(Ept5::new()), only(ept::Ept::new().with_five_levels());
+    Npt: only(Npt::new()), only(npt::Npt::new());
+    Npt5: only(Npt5::new()), only(npt::Npt::new().with_five_levels());
     Sv39x4: only(Sv39x4::new()), only(GStage::new(Mode::Sv39x4));
     Sv48x4: only(Sv48x4::new()), only(GStage::new(Mode::Sv48x4));
     Sv57x4: only(Sv57x4::new()), only(GStage::new(Mode::Sv57x4));

@@ -129,7 +129,9 @@ fn formats_are_listed_one_a_line() {
     let (text, object) = (stdout(&output), json(&["--format", "list"]));
     let names: Vec<_> = text.lines().collect();
     assert_eq!(object["formats"], serde_json::Value::from(names.clone()));
-    for name in ["arm64-4k", "arm64-4k-fwb", "arm64-4k-lpa2", "ept", "ept-5", "sv39x4", "sv48x4", "sv57x4"] {
+    for name in
+        ["arm64-4k", "arm64-4k-fwb", "arm64-4k-lpa2", "ept", "ept-5", "npt", "npt-5", "sv39x4", "sv48x4", "sv57x4"]
+    {
         assert!(names.contains(&name), "{name}");
     }
 }

@@ -23,7 +23,7 @@ macro_rules! engine_with {
             /// What is tested.
             mod subject {
                 #[allow(unused_imports)] // not every format needs all of them
-                use slat_machine::walk::{Walker, arm64, ept, riscv};
+                use slat_machine::walk::{Walker, arm64, ept, npt, riscv};
                 #[allow(unused_imports)]
                 use crate::under;
 
@@ -48,6 +48,8 @@ engine_with! {
     arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5)), 6..7;
     ept: slat::format::Ept = Format::new(), ept::Ept::new(), 0..2;
     ept_5: slat::format::Ept5 = Format::new(), ept::Ept::new().with_five_levels(), 2..3;
+    npt: slat::format::Npt = Format::new(), npt::Npt::new(), 7..8;
+    npt_5: slat::format::Npt5 = Format::new(), npt::Npt::new().with_five_levels(), 8..9;
     sv39x4: slat::format::Sv39x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv39x4), 2..3;
     sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 3..4;
     sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), 4..5;

@@ -214,7 +214,8 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool> Format for Stage2<GRA
     /// Built here rather than kept, so that the compiler sees which of its parts are constant.
     #[inline(always)]
     fn geometry(&self) -> Geometry {
-        let largest_leaf = if self.root.get() < 2 || GRANULE > 12 { Level::new(1) } else { Level::new(2) };
+        let largest = if GRANULE == 12 { 2 } else { 1 };
+        let largest_leaf = if self.root.get() < largest { self.root } else { Level::new(largest) };
         Geometry::new(GRANULE, GRANULE - 3, self.root, self.root_bits, largest_leaf, 30)
     }
 

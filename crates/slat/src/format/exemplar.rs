@@ -166,8 +166,8 @@ fn dirty<F: Format>(format: F, raw: u64, level: Level) {
 mod tests {
     use super::*;
     use crate::format::{
-        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Fake, Stage2, Sv39x4, Sv48x4,
-        Sv57x4,
+        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Fake, Npt, Npt5, Stage2, Sv39x4,
+        Sv48x4, Sv57x4,
     };
 
     #[test]
@@ -187,6 +187,8 @@ mod tests {
         check(Stage2::<16, false, true>::new(52).unwrap(), &frames((1 << 52) - 1));
         check(Ept::new(), &frames((1 << 52) - 1));
         check(Ept5::new(), &frames((1 << 52) - 1));
+        check(Npt::new(), &frames((1 << 52) - 1));
+        check(Npt5::new(), &frames((1 << 52) - 1));
         check(Sv39x4::new(), &frames((1 << 56) - 1));
         check(Sv48x4::new(), &frames((1 << 56) - 1));
         check(Sv57x4::new(), &frames((1 << 56) - 1));

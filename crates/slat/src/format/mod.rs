@@ -7,12 +7,14 @@ mod ept;
 pub mod exemplar;
 mod fake;
 mod geometry;
+mod npt;
 mod riscv;
 
 pub use arm64::{Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Error, Arm64Fwb, Arm64Lpa2, Stage2};
 pub use ept::{Ept, Ept5, ExtendedPageTables};
 pub use fake::Fake;
 pub use geometry::Geometry;
+pub use npt::{NESTED_CONTROL, NestedPageTables, Npt, Npt5};
 pub use riscv::{GStage, Sv39x4, Sv48x4, Sv57x4};
 
 use crate::addr::{Hpa, Level};
