@@ -18,6 +18,7 @@ pub(crate) type TestWorker<'v, 'm> = Worker<&'v TestVm<'m>>;
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const BLOCK: u64 = 2 * MIB;
 pub(crate) const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Protect) };
+pub(crate) const LOGGED_BY_HARDWARE: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Hardware) };
 pub(crate) const LOGGED_INITIALLY_SET: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
 pub(crate) const UNLOGGED: SlotFlags = SlotFlags { read_only: false, log: None };
 

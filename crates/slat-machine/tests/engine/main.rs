@@ -44,20 +44,24 @@ macro_rules! engine_with {
 
 engine_with! {
     arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 0..2;
+    arm64_4k_hd: slat::format::Arm64Hd = Format::new(40).unwrap(), under(Format::new(40)), 9..10;
     arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40)).with_forced_write_back(), 5..6;
     arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5)), 6..7;
     ept: slat::format::Ept = Format::new(), ept::Ept::new(), 0..2;
+    ept_ad: slat::format::EptAd = Format::new(), ept::Ept::of(ept::Processor::default(), true), 10..11;
     ept_5: slat::format::Ept5 = Format::new(), ept::Ept::new().with_five_levels(), 2..3;
     npt: slat::format::Npt = Format::new(), npt::Npt::new(), 7..8;
+    npt_ad: slat::format::NptAd = Format::new(), npt::Npt::new(), 11..12;
     npt_5: slat::format::Npt5 = Format::new(), npt::Npt::new().with_five_levels(), 8..9;
     sv39x4: slat::format::Sv39x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv39x4), 2..3;
     sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 3..4;
+    sv48x4_adu: slat::format::Sv48x4Adu = Format::new(), riscv::GStage::of(riscv::Mode::Sv48x4, riscv::Hart { updates_flags: true, ..riscv::Hart::default() }), 12..13;
     sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), 4..5;
 }
 
 /// The walker under the format's own value of VTCR_EL2.
-fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
-    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB>, slat::format::Arm64Error>,
+fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB, HD>, slat::format::Arm64Error>,
 ) -> slat_machine::walk::arm64::Stage2 {
     let vtcr = format.expect("a format").vtcr(6, false, false);
     slat_machine::walk::arm64::Stage2::new(slat_machine::walk::arm64::Vtcr::decode(vtcr).expect("a register's value"))
