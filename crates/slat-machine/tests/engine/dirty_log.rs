@@ -242,3 +242,40 @@ fn the_log_that_hardware_keeps_survives_unmapping_and_ageing() {
         }
     });
 }
+
+/// Pages 0 to 1,023 are written, each time without a fault but the first; then some are unmapped in one way or another.
+#[test]
+fn what_hardware_has_noted_is_in_the_next_harvest_whatever_became_of_its_page() {
+    by_hardware(|| {
+        const PAGES: u64 = 1024;
+        type Away = fn(&mut TestWorker<'_, '_>);
+        let ways: [Away; 5] = [
+            |_| {},
+            |worker| assert!(worker.unmap(range(BASE + 3 * PAGE_SIZE, 700 * PAGE_SIZE), Budget::entries(100)).is_ok()),
+            |worker| assert!(worker.unmap(range(0, 1 << 32), Budget::UNLIMITED).unwrap().is_done()),
+            |worker| assert!(worker.annotate(range(BASE, 900 * PAGE_SIZE), 1, Budget::UNLIMITED).unwrap().is_done()),
+            |worker| assert!(worker.write_protect(range(BASE, 900 * PAGE_SIZE), Budget::UNLIMITED).unwrap().is_done()),
+        ];
+        for (number, away) in ways.into_iter().enumerate() {
+            let machine = machine(BYTES, Source::Anonymous, VCPUS);
+            let vm = vm(&machine);
+            let mut worker = worker(&vm);
+            worker.create_slot(SLOT, NewSlot { flags: LOGGED_BY_HARDWARE, ..slot(BASE, BYTES, 0) }).unwrap();
+            let pages = all_pages(&machine);
+            let mut guest = vcpu(&vm, 0);
+            let mut write = |value| (0..PAGES).for_each(|page| guest.store(page_gpa(BASE, page), value).unwrap());
+            let mut bitmap = bitmap_for(pages);
+            write(1);
+            assert_eq!(harvest(&mut worker, SLOT, pages, &mut bitmap, Budget::UNLIMITED), Ok(true));
+            let faults = vm.statistics().relaxed + vm.statistics().mapped;
+            write(2);
+            assert_eq!(vm.statistics().relaxed + vm.statistics().mapped, faults, "hardware needs no fault");
+            away(&mut worker);
+            bitmap.fill(0);
+            assert_eq!(harvest(&mut worker, SLOT, pages, &mut bitmap, Budget::UNLIMITED), Ok(true));
+            let reported = (0..pages.count).filter(|&page| is_set(&bitmap, page)).count();
+            assert_eq!(reported as u64, PAGES, "way {number}");
+            assert!((0..PAGES).all(|page| is_set(&bitmap, page)), "way {number}");
+        }
+    });
+}
