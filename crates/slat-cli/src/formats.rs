@@ -1,8 +1,8 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
 use slat::format::{
-    Arm64, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd, Format, Npt, Npt5, NptAd, Stage2, Sv39x4,
-    Sv48x4, Sv48x4Adu, Sv57x4,
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd, Format,
+    Geometry, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
 };
 use slat_machine::walk::riscv::{GStage, Hart, Mode};
 use slat_machine::walk::{Walker, arm64, ept, npt};
@@ -39,6 +39,9 @@ formats! {
     Arm64Hd: Arm64Hd::new(ARM64_BITS), under(Arm64Hd::new(ARM64_BITS));
     Arm64Fwb: Arm64Fwb::new(ARM64_BITS), under(Arm64Fwb::new(ARM64_BITS)).map(arm64::Stage2::with_forced_write_back);
     Arm64Lpa2: Arm64Lpa2::new(WIDE_BITS), under(Arm64Lpa2::new(WIDE_BITS));
+    Arm64_16k: Arm64_16k::new(ARM64_BITS), under(Arm64_16k::new(ARM64_BITS));
+    Arm64_16kLpa2: Arm64_16kLpa2::new(WIDE_BITS), under(Arm64_16kLpa2::new(WIDE_BITS));
+    Arm64_64k: Arm64_64k::new(WIDE_BITS), under(Arm64_64k::new(WIDE_BITS));
     Ept: only(Ept::new()), only(ept::Ept::new());
     EptAd: only(EptAd::new()), only(ept::Ept::of(ept::Processor::default(), true));
     Ept5: only(Ept5::new()), only(ept::Ept::new().with_five_levels());
@@ -80,17 +83,22 @@ pub(crate) fn named(name: &str) -> Result<&'static str, Failure> {
     NAMES.iter().copied().find(|known| *known == name).ok_or_else(|| unknown(name))
 }
 
-/// Guest physical address bits of the format of this name.
-pub(crate) fn address_bits(name: &str) -> Result<u32, Failure> {
-    struct AddressBits;
-    impl WithFormat for AddressBits {
-        type Output = u32;
+/// Sizes and levels of the format of this name.
+pub(crate) fn geometry(name: &str) -> Result<Geometry, Failure> {
+    struct Shape;
+    impl WithFormat for Shape {
+        type Output = Geometry;
 
-        fn with<F: Format>(self, format: F, _: Box<dyn Walker>) -> Result<u32, Failure> {
-            Ok(format.geometry().address_bits())
+        fn with<F: Format>(self, format: F, _: Box<dyn Walker>) -> Result<Geometry, Failure> {
+            Ok(format.geometry())
         }
     }
-    with(name, AddressBits)
+    with(name, Shape)
+}
+
+/// Guest physical address bits of the format of this name.
+pub(crate) fn address_bits(name: &str) -> Result<u32, Failure> {
+    geometry(name).map(|geometry| geometry.address_bits())
 }
 
 fn unknown(name: &str) -> Failure {

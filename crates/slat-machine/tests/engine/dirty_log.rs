@@ -13,16 +13,17 @@ use slat::host::SlotId;
 use slat::format::Format;
 use slat::vm::{Budget, NewSlot, Pages, SlotError, SlotFlags};
 use slat_machine::copy::Destination;
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 use slat_machine::program::{Order, Program};
 
 use super::common::*;
 use super::stage::Stage;
 
-const BASE: u64 = (1 << 30) + 0x1f_d000;
+const BASE: u64 = (1 << 30) + 0x1fd * PAGE_SIZE;
 const SLOT: SlotId = SlotId(3);
 const VCPUS: u32 = 3;
-const ROUNDS: u64 = 16;
+/// Fewer where pages take longer to copy.
+const ROUNDS: u64 = if PAGE_SIZE > 4096 { 5 } else { 16 };
 /// An odd tail, as in KVM's test.
 const BYTES: u64 = 8 * MIB + 3 * PAGE_SIZE;
 
@@ -126,7 +127,7 @@ fn log_is_complete_beside(
     }
     set_flags(&mut worker, SLOT, flags, Budget::entries(100));
     let pages = all_pages(&machine);
-    let destination = Destination::new(BYTES).unwrap();
+    let destination = Destination::with_page_size(BYTES, PAGE_SIZE).unwrap();
     let (stage, rounds) = (Stage::default(), Rounds::new());
     std::thread::scope(|scope| {
         let (_curtain, rounds) = (stage.curtain(), &rounds);
