@@ -9,10 +9,11 @@ use slat::addr::{Gpa, GpaRange};
 use slat::host::{Access, SlotId};
 use slat::vm::{Budget, LogMode, NewSlot, SlotFlags, Teardown, Worker};
 
+use crate::counts::Counts;
 use crate::lock::Lock;
 use crate::memory::{self, Backed, GuestVm, Memory, Place, Plant, Unit};
 use crate::payload::{self, CONTROL, CONTROL_BYTES, CONTROL_GPA, End, Program, Task};
-use crate::vcpu::{Counts, Exit, Guest};
+use crate::vcpu::{Exit, Guest};
 use crate::{clock, cpu, team};
 
 /// How a test is run.

@@ -5,10 +5,10 @@ use alloc::format;
 use slat::host::{Flush, Tlb};
 
 use super::Verdict;
+use crate::counts::Counts;
 use crate::memory::{self, Unit};
 use crate::payload::{Program, Task};
 use crate::stage::{PAGE, STEP, Settings, Stage, ensure};
-use crate::vcpu::Counts;
 
 const BYTES: u64 = 4 << 20;
 const PAGES: u64 = BYTES / PAGE;

@@ -168,12 +168,12 @@ fn level_hint(level: Level) -> u64 {
     }
 }
 
-/// IPA[47:12] in bits 35:0, TTL in 47:44.
+/// Bits 47:12 of the address in bits 35:0, TTL in 47:44.
 const fn ipa_operand(page: u64, hint: u64) -> u64 {
     page & 0xf_ffff_ffff | hint << 44
 }
 
-/// IPA[48:12] in bits 36:0, the level in 38:37, NUM in 43:39, SCALE in 45:44, TG in 47:46.
+/// Bits 48:12 of the address in bits 36:0, the level in 38:37, NUM in 43:39, SCALE in 45:44, TG in 47:46.
 const fn range_operand(page: u64, units: u64, scale: u32, hint: u64) -> u64 {
     page & 0x1f_ffff_ffff | (hint & 0b11) << 37 | (units - 1) << 39 | (scale as u64) << 44 | GRANULE_4K << 46
 }
