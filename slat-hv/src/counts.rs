@@ -94,11 +94,14 @@ impl Live {
         }
     }
 
-    /// The counters of this CPU, from zero on.
+    /// The counters of this CPU.
     pub(crate) fn of_this_cpu() -> &'static Self {
-        let live = &LIVE[cpu::number()].0;
-        live.all().for_each(|counter| counter.store(0, Ordering::Relaxed));
-        live
+        &LIVE[cpu::number()].0
+    }
+
+    /// From zero on.
+    pub(crate) fn reset(&self) {
+        self.all().for_each(|counter| counter.store(0, Ordering::Relaxed));
     }
 
     /// A fault of this kind, of a leaf of `level` where it was about one.

@@ -9,7 +9,7 @@ use slat::addr::{Gpa, GpaRange};
 use slat::host::{Access, SlotId};
 use slat::vm::{Budget, LogMode, NewSlot, SlotFlags, Teardown, Worker};
 
-use crate::counts::Counts;
+use crate::counts::{Counts, Live};
 use crate::lock::Lock;
 use crate::memory::{self, Backed, GuestVm, Memory, Place, Plant, Unit};
 use crate::payload::{self, CONTROL, CONTROL_BYTES, CONTROL_GPA, End, Program, Task};
@@ -222,6 +222,7 @@ pub(crate) const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ord
 
 /// Runs a program to its end.
 fn one_vcpu(vm: &GuestVm, number: usize, task: Task, on_unmapped: OnUnmapped<'_>) -> Result<Counts, String> {
+    Live::of_this_cpu().reset();
     let mut guest = Guest::new(vm, number);
     payload::begin(&mut guest, task);
     clock::start_counting();
