@@ -68,11 +68,13 @@ impl Left {
 impl Place {
     /// `bytes` of memory in units, taken from the machine. `None` if there is not enough.
     pub(crate) fn movable(unit: Unit, bytes: u64) -> Option<Self> {
-        let mut place = Vec::new();
-        for _ in 0..bytes.div_ceil(unit.bytes()) {
-            place.push(AtomicU64::new(frames::allocate(unit.bytes() / FRAME)?));
-        }
-        Some(Self::Movable { unit, units: place, left: Box::new(Lock::new(Left::default())) })
+        let wanted = bytes.div_ceil(unit.bytes()) as usize;
+        let frames = (0..wanted).map_while(|_| frames::allocate(unit.bytes() / FRAME));
+        let units: Vec<AtomicU64> = frames.map(AtomicU64::new).collect();
+        let is_whole = units.len() == wanted;
+        // What was got of one that is not whole goes back with it.
+        let place = Self::Movable { unit, units, left: Box::new(Lock::new(Left::default())) };
+        is_whole.then_some(place)
     }
 }
 

@@ -7,6 +7,7 @@ mod invalidate;
 mod outside;
 mod populate;
 mod slots;
+mod teardown;
 
 use alloc::string::String;
 
@@ -27,7 +28,7 @@ type Test = (&'static str, fn(Settings) -> Verdict);
 /// The test that not every CPU can pass.
 const NEEDS_HARDWARE_FLAG: &str = "accessed-by-hardware";
 
-const TESTS: [Test; 15] = [
+const TESTS: [Test; 16] = [
     ("populate-pages", populate::pages),
     ("populate-blocks", populate::blocks),
     ("populate-gigabyte", populate::gigabyte),
@@ -42,6 +43,7 @@ const TESTS: [Test; 15] = [
     ("accessed-by-fault", accessed::by_fault),
     ("slot-moves", slots::moves),
     ("slot-goes", slots::goes),
+    ("teardown", teardown::leaves_nothing),
     ("outside-of-slots", outside::is_reported),
 ];
 
