@@ -61,8 +61,11 @@ impl Counts {
         self.may_skip("a real MMU: the suite, planted mistakes", hv::check_suite);
         self.may_skip("a real MMU: Linux", hv::check_linux);
         self.may_skip("a real MMU: instructions", hv::check_instructions);
-        for locking in ["lock-free", "exclusive"] {
+        for locking in ["lock-free", "shared-fault", "shared-relax", "exclusive"] {
             self.step(&format!("slat dirty-log --verify, {locking}"), || dirty_log_verifies(locking));
+        }
+        for collapse in ["by-faults", "in-place", "lazily"] {
+            self.step(&format!("slat page-table --verify, {collapse}"), || page_table_verifies(collapse));
         }
     }
 
@@ -145,6 +148,19 @@ fn dirty_log_verifies(locking: &str) -> anyhow::Result<()> {
     let object: serde_json::Value = serde_json::from_slice(&output(&mut cargo(&[&arguments[..], &options].concat()))?)?;
     let runs = object["runs"].as_array().map_or(&[][..], Vec::as_slice);
     ensure!(runs.len() == 3, "3 runs were asked for: {object}");
+    for run in runs {
+        ensure!(run["verified"] == true && run["tables_after_teardown"] == 0, "not verified: {run}");
+    }
+    Ok(())
+}
+
+/// The same for blocks that are split and become blocks again.
+fn page_table_verifies(collapse: &str) -> anyhow::Result<()> {
+    let arguments = ["run", "--quiet", "--release", "--package", "slat-cli", "--", "page-table"];
+    let options = ["-b", "32M", "--verify", "--json", "--collapse", collapse];
+    let object: serde_json::Value = serde_json::from_slice(&output(&mut cargo(&[&arguments[..], &options].concat()))?)?;
+    let runs = object["runs"].as_array().map_or(&[][..], Vec::as_slice);
+    ensure!(!runs.is_empty(), "nothing was run: {object}");
     for run in runs {
         ensure!(run["verified"] == true && run["tables_after_teardown"] == 0, "not verified: {run}");
     }

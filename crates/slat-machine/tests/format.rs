@@ -6,11 +6,14 @@ use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 use slat::addr::{Gpa, Hpa, Level};
-use slat::format::{Arm64, Change, Format, Kind, Leaf};
+use slat::format::{
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Change, Ept, Ept5, Format, Kind, Leaf, Npt, Npt5,
+    Stage2, Sv39x4, Sv48x4, Sv57x4,
+};
 use slat::host::{Access, MemoryType, Permissions};
-use slat_machine::walk::arm64::{Stage2, Vtcr};
-use slat_machine::walk::ept::Processor;
-use slat_machine::walk::{Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, translate};
+use slat_machine::walk::{
+    Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, arm64, ept, npt, riscv, translate,
+};
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
 
@@ -23,6 +26,8 @@ trait Pair {
 
     fn format(bits: u32) -> Self::Format;
     fn walker(bits: u32) -> Box<dyn Walker>;
+    /// The root register's value by the format, for the tables at this address.
+    fn register(bits: u32, root: Hpa) -> Hpa;
 
     /// Both for the largest address.
     fn both() -> (Self::Format, Box<dyn Walker>) {
@@ -30,82 +35,125 @@ trait Pair {
     }
 }
 
-/// arm64 stage 2.
-struct Arm;
+/// Pairs, each in a line: the format and its sizes of address; how a value of it is made, the walker for that value, and
+/// the value of the root register. All tests hold for all of them.
+macro_rules! pairs {
+    ($($name:ident: $format:ty, $bits:expr, $make:expr, $walker:expr, $register:expr;)+) => {
+        $(mod $name {
+            use super::*;
 
-impl Pair for Arm {
-    type Format = Arm64;
+            struct This;
 
-    const BITS: RangeInclusive<u32> = 32..=48;
+            impl Pair for This {
+                type Format = $format;
 
-    fn format(bits: u32) -> Arm64 {
-        Arm64::new(bits).unwrap()
-    }
+                const BITS: RangeInclusive<u32> = $bits;
 
-    fn walker(bits: u32) -> Box<dyn Walker> {
-        Box::new(Stage2::new(Vtcr::for_ipa_bits(bits).unwrap()))
-    }
-}
+                fn format(bits: u32) -> Self::Format {
+                    let make: fn(u32) -> Self::Format = $make;
+                    make(bits)
+                }
 
-/// x86 EPT, on the processor that allows least and has the widest addresses.
-struct Ept;
+                fn walker(bits: u32) -> Box<dyn Walker> {
+                    Box::new($walker(Self::format(bits)))
+                }
 
-impl Pair for Ept {
-    type Format = slat::format::Ept;
-
-    const BITS: RangeInclusive<u32> = 48..=48;
-
-    fn format(_: u32) -> Self::Format {
-        slat::format::Ept::new()
-    }
-
-    fn walker(_: u32) -> Box<dyn Walker> {
-        let processor = Processor { physical_bits: 52, execute_only: false, ..Processor::default() };
-        Box::new(slat_machine::walk::ept::Ept::of(processor, false))
-    }
-}
-
-/// The tests, for one pair.
-macro_rules! hold {
-    ($name:ident, $pair:ty, [$($test:ident),* $(,)?]) => {
-        mod $name {
-            $(#[test]
-            fn $test() {
-                super::$test::<$pair>();
-            })*
-
-            proptest::proptest! {
-                #[test]
-                fn what_is_mapped_at_an_address_is_found_at_it(
-                    bits in <$pair as super::Pair>::BITS,
-                    at in proptest::prelude::any::<u64>(),
-                    frame in 0u64..1 << 18,
-                    level in 0u8..3,
-                    inside in proptest::prelude::any::<u64>(),
-                ) {
-                    super::what_is_mapped_is_found::<$pair>(bits, at, frame, level, inside)?;
+                fn register(bits: u32, root: Hpa) -> Hpa {
+                    let register: fn(Self::Format, Hpa) -> u64 = $register;
+                    Hpa::new(register(Self::format(bits), root))
                 }
             }
-        }
+
+            hold!(
+                the_hardware_does_through_a_leaf_what_the_format_says_it_does,
+                every_change_of_a_leaf_does_to_the_hardware_what_its_name_says,
+                a_leaf_that_was_made_old_is_what_it_was_once_it_is_accessed,
+                a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbids,
+                a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing,
+                states_of_software_are_invalid_to_the_hardware_at_every_level,
+                the_hardware_never_takes_an_annotation_for_an_entry,
+                the_shape_of_the_tree_is_the_same_for_every_address_size,
+                the_root_register_leads_to_the_root,
+                both_ends_of_the_address_space_are_mapped_as_any_other_address,
+            );
+
+            proptest! {
+                #[test]
+                fn what_is_mapped_at_an_address_is_found_at_it(
+                    bits in This::BITS,
+                    at in any::<u64>(),
+                    frame in 0u64..1 << 26,
+                    level in 0u8..3,
+                    inside in any::<u64>(),
+                ) {
+                    what_is_mapped_is_found::<This>(bits, at, frame, level, inside)?;
+                }
+            }
+        })+
     };
 }
 
-macro_rules! hold_each {
-    ($($name:ident: $pair:ty),*) => {
-        $(hold!($name, $pair, [
-            the_hardware_does_through_a_leaf_what_the_format_says_it_does,
-            every_change_of_a_leaf_does_to_the_hardware_what_its_name_says,
-            a_leaf_that_was_made_old_is_what_it_was_once_it_is_accessed,
-            a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbids,
-            a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing,
-            states_of_software_are_invalid_to_the_hardware_at_every_level,
-            the_hardware_never_takes_an_annotation_for_an_entry,
-            the_shape_of_the_tree_is_the_same_for_every_address_size,
-        ]);)*
+macro_rules! hold {
+    ($($test:ident),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            super::$test::<This>();
+        })+
     };
 }
 
-hold_each!(arm64: super::Arm, ept: super::Ept);
+pairs! {
+    arm_4k: Arm64, 32..=48, |bits| Arm64::new(bits).unwrap(), stage2, vttbr;
+    arm_4k_el1: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el1, vttbr;
+    arm_4k_el0: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el0, vttbr;
+    arm_4k_four_levels: Arm64, 40..=48, |bits| Arm64::with_levels(bits, 4).unwrap(), stage2, vttbr;
+    arm_4k_fwb: Arm64Fwb, 40..=40, |bits| Arm64Fwb::new(bits).unwrap(), stage2, vttbr;
+    arm_4k_lpa2: Arm64Lpa2, 32..=52, |bits| Arm64Lpa2::new(bits).unwrap(), stage2, vttbr;
+    arm_4k_five_levels: Arm64Lpa2, 49..=52, |bits| Arm64Lpa2::with_levels(bits, 5).unwrap(), stage2, vttbr;
+    arm_16k: Arm64_16k, 32..=48, |bits| Arm64_16k::new(bits).unwrap(), stage2, vttbr;
+    arm_16k_fwb: Stage2<14, true, true>, 47..=52, |bits| Stage2::new(bits).unwrap(), stage2, vttbr;
+    arm_16k_lpa2: Arm64_16kLpa2, 32..=52, |bits| Arm64_16kLpa2::new(bits).unwrap(), stage2, vttbr;
+    arm_16k_four_levels: Arm64_16kLpa2, 48..=52, |bits| Arm64_16kLpa2::with_levels(bits, 4).unwrap(), stage2, vttbr;
+    arm_64k: Arm64_64k, 32..=52, |bits| Arm64_64k::new(bits).unwrap(), stage2, vttbr;
+    arm_64k_fwb: Stage2<16, false, true>, 40..=52, |bits| Stage2::new(bits).unwrap(), stage2_el1, vttbr;
+    ept_4: Ept, 48..=48, |_| Ept::new(), |_| ept_walker(), |ept, root| ept.eptp(root);
+    ept_of_supervisors: Ept, 48..=48, |_| Ept::new(), |_| ept_walker().with_fetches(ept::Fetches::Supervisor), |ept, root| ept.eptp(root);
+    ept_of_users: Ept, 48..=48, |_| Ept::new(), |_| ept_walker().with_fetches(ept::Fetches::User), |ept, root| ept.eptp(root);
+    ept_5: Ept5, 57..=57, |_| Ept5::new(), |_| ept_walker().with_five_levels(), |ept, root| ept.eptp(root);
+    npt_4: Npt, 48..=48, |_| Npt::new(), |_| npt_walker(), |npt, root| npt.nested_cr3(root);
+    npt_5: Npt5, 57..=57, |_| Npt5::new(), |_| npt_walker().with_five_levels(), |npt, root| npt.nested_cr3(root);
+    sv39x4: Sv39x4, 41..=41, |_| Sv39x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv39x4), |stage, root| stage.hgatp(root, 0x3fff);
+    sv48x4: Sv48x4, 50..=50, |_| Sv48x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv48x4), |stage, root| stage.hgatp(root, 1);
+    sv57x4: Sv57x4, 59..=59, |_| Sv57x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv57x4), |stage, root| stage.hgatp(root, 0);
+}
+
+/// arm64 stage 2 is walked under the very value of VTCR_EL2 that the format gives.
+fn stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool>(format: Stage2<GRANULE, LPA2, FWB>) -> arm64::Stage2 {
+    let walker = arm64::Stage2::new(arm64::Vtcr::decode(format.vtcr(6, true, false)).unwrap());
+    if FWB { walker.with_forced_write_back() } else { walker }
+}
+
+fn stage2_el1<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
+    format: Stage2<GRANULE, LPA2, FWB>,
+) -> arm64::Stage2 {
+    stage2(format).with_fetches(arm64::Fetches::El1)
+}
+
+fn stage2_el0<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
+    format: Stage2<GRANULE, LPA2, FWB>,
+) -> arm64::Stage2 {
+    stage2(format).with_fetches(arm64::Fetches::El0)
+}
+
+fn vttbr<const GRANULE: u8, const LPA2: bool, const FWB: bool>(format: Stage2<GRANULE, LPA2, FWB>, root: Hpa) -> u64 {
+    format.vttbr(root, 0xabcd)
+}
+
+/// The processor that allows least and has the widest addresses.
+fn ept_walker() -> ept::Ept {
+    let processor = ept::Processor { physical_bits: 52, execute_only: false, ..ept::Processor::default() };
+    ept::Ept::of(processor, false)
+}
 
 fn levels(format: impl Format) -> impl Iterator<Item = Level> {
     (0..=format.geometry().root_level().get()).map(Level::new)
@@ -155,7 +203,8 @@ fn kind_of(memory: Memory) -> MemoryType {
 fn the_hardware_does_through_a_leaf_what_the_format_says_it_does<P: Pair>() {
     let (format, walker) = P::both();
     for level in leaf_levels(format) {
-        for leaf in leaves(0x0000_7f40_0000_0000) {
+        let highest = (1 << format.output_bits()) - (1 << 30);
+        for leaf in leaves(0x0000_7f40_0000_0000).chain(leaves(highest)) {
             let raw = format.leaf(leaf, level);
             for access in ACCESSES {
                 let verdict = verdict(&*walker, raw, level, access);
@@ -245,7 +294,7 @@ fn a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbi
 
 fn a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing<P: Pair>() {
     let (format, walker) = P::both();
-    let table = Hpa::new(0x7f40_1234_5000);
+    let table = Hpa::new(0x7f40_1234_0000);
     let expected = Step::Table { table, permissions: Permissions::ALL, update: None };
     for level in levels(format).filter(|&level| level > Level::PAGE) {
         let raw = format.table(table, level);
@@ -272,6 +321,45 @@ fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
         for level in levels(format) {
             assert_eq!(walker.resolve(word, level), Step::Fault(FaultKind::Translation));
             assert_eq!((format.kind(word, level), format.annotated(word)), (Kind::Empty, annotation));
+        }
+    }
+}
+
+fn npt_walker() -> npt::Npt {
+    npt::Npt::of(npt::Host { physical_bits: 52, ..npt::Host::default() })
+}
+
+/// Virtualization exceptions are suppressed in all but the zero word, which software does not choose.
+#[test]
+fn nothing_that_the_engine_writes_lets_a_guest_see_a_violation() {
+    let format = Ept::new();
+    for level in leaf_levels(format) {
+        for raw in leaves(1 << 30).map(|leaf| format.leaf(leaf, level)) {
+            let changed = [
+                format.made_writable(raw, level),
+                format.made_accessed(raw, level),
+                format.made_old(raw, level),
+                format.write_protected(raw, level),
+                format.write_revoked(raw, level),
+            ];
+            assert!(changed.into_iter().chain([raw]).all(|raw| !ept::Ept::is_convertible(raw)), "{raw:#x}");
+        }
+    }
+    for raw in [Ept::LOCKED, Ept::FROZEN, format.annotation(7)] {
+        assert!(!ept::Ept::is_convertible(raw));
+    }
+    assert!(ept::Ept::is_convertible(0));
+}
+
+/// The value of the root register that a format gives leads the walker that was made for it to the root.
+fn the_root_register_leads_to_the_root<P: Pair>() {
+    for bits in P::BITS {
+        let (format, walker) = (P::format(bits), P::walker(bits));
+        let bytes = format.geometry().root_tables() as u64 * format.geometry().table_bytes();
+        let highest = (1 << format.output_bits()) - bytes;
+        for root in [bytes, 0x7f40_1230_0000, highest] {
+            let root = Hpa::new(root);
+            assert_eq!(walker.root(P::register(bits, root)), Ok(root), "{bits} bits");
         }
     }
 }
@@ -340,6 +428,26 @@ fn the_shape_of_the_tree_is_the_same_for_every_address_size<P: Pair>() {
     }
 }
 
+fn both_ends_of_the_address_space_are_mapped_as_any_other_address<P: Pair>() {
+    for (bits, level) in P::BITS.flat_map(|bits| leaf_levels(P::format(bits)).map(move |level| (bits, level))) {
+        let (format, walker) = (P::format(bits), P::walker(bits));
+        let (size, end) = (format.geometry().size(level), format.geometry().address_space().end().get());
+        let mut tables = Built::default();
+        let (low, high) = (Hpa::new(0x40_0000_0000), Hpa::new((1 << format.output_bits()) - size));
+        tables.map(format, Gpa::new(0), open(low), level);
+        tables.map(format, Gpa::new(end - size), open(high), level);
+        let look = |gpa, access| {
+            translate(&*walker, &tables, walker.register(Hpa::new(ROOT)), Gpa::new(gpa), access)
+                .map(|found| found.output)
+        };
+        for access in ACCESSES {
+            assert_eq!((look(0, access), look(size - 1, access)), (Ok(low), Ok(low)), "{bits} bits, {level}");
+            assert_eq!((look(end - size, access), look(end - 1, access)), (Ok(high), Ok(high)), "{bits} bits, {level}");
+            assert!(look(end, access).is_err() && look(size, access).is_err() && look(end - size - 1, access).is_err());
+        }
+    }
+}
+
 fn what_is_mapped_is_found<P: Pair>(
     bits: u32,
     at: u64,
@@ -351,7 +459,8 @@ fn what_is_mapped_is_found<P: Pair>(
     let geometry = format.geometry();
     let level = Level::new(level).min(geometry.largest_leaf());
     let gpa = Gpa::new(at & ((1 << bits) - 1)).align_down(geometry.size(level));
-    let hpa = Hpa::new(frame << 30 | (at & 0x3fff_f000)).align_down(geometry.size(level));
+    let expressible = (1 << format.output_bits()) - 1;
+    let hpa = Hpa::new((frame << 30 | (at & 0x3fff_f000)) & expressible).align_down(geometry.size(level));
     let mut tables = Built::default();
     tables.map(format, gpa, open(hpa), level);
 

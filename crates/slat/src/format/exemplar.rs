@@ -126,6 +126,8 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     let revoked = format.write_revoked(raw, level);
     assert_eq!(format.decode(revoked, level), Leaf { permissions: with_write(false), may_write: false, ..leaf });
 
+    dirty(format, raw, level);
+
     assert_eq!(format.change(raw, raw, level), Change::Free, "no change needs nothing");
     assert_eq!(format.change(raw, writable, level), Change::Free, "relaxing needs nothing");
     let expected = if leaf.permissions.write() { Change::Flush } else { Change::Free };
@@ -137,19 +139,62 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     assert_ne!(format.change(raw, format.leaf(moved, level), level), Change::Free, "another frame is never free");
 }
 
+/// What hardware notes of writes.
+fn dirty<F: Format>(format: F, raw: u64, level: Level) {
+    assert!(!format.is_dirty(raw, level), "a new leaf is clean");
+    let written = format.made_writable(raw, level);
+    assert_eq!(format.is_dirty(written, level), format.hardware_dirty(), "made_writable() makes dirty");
+    let clean = format.made_clean(written, level);
+    assert!(!format.is_dirty(clean, level), "made_clean() makes clean");
+    assert_eq!(format.decode(clean, level), format.decode(written, level), "made_clean() changes nothing else");
+    assert!(format.permits(clean, level, Access::Write), "hardware writes through a clean leaf without a fault");
+    assert_eq!(format.change(clean, written, level), Change::Free);
+    if format.hardware_dirty() {
+        assert_eq!(format.change(written, clean, level), Change::Flush, "a dirty leaf may be cached as one");
+        for kept in [F::write_protected, F::write_revoked, F::made_old] {
+            assert!(format.is_dirty(kept(&format, written, level), level), "what is noted is kept");
+            assert!(!format.is_dirty(kept(&format, clean, level), level), "and nothing else is noted");
+        }
+        let protected = format.write_protected(written, level);
+        let again = format.made_clean(protected, level);
+        assert!(!format.is_dirty(again, level) && !format.is_writable(again, level), "clean, and not writable");
+        assert_eq!(format.decode(again, level), Leaf { accessed: true, ..format.decode(protected, level) });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Arm64, Ept, Fake};
+    use crate::format::{
+        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Fake, Npt, Npt5, Stage2, Sv39x4,
+        Sv48x4, Sv57x4,
+    };
 
     #[test]
     fn every_format_keeps_the_contract() {
+        let frames = |most: u64| [0, 1 << 30, most & !0x3fff_ffff];
         for bits in 32..=48 {
-            check(Arm64::new(bits).unwrap(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
+            check(Arm64::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64_16k::new(bits).unwrap(), &frames((1 << 48) - 1));
         }
-        check(Ept::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
+        for bits in 32..=52 {
+            check(Arm64Lpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Arm64_16kLpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Arm64_64k::new(bits).unwrap(), &frames((1 << 52) - 1));
+        }
+        check(Arm64Fwb::new(48).unwrap(), &frames((1 << 48) - 1));
+        check(Arm64Lpa2::with_levels(52, 5).unwrap(), &frames((1 << 52) - 1));
+        check(Stage2::<16, false, true>::new(52).unwrap(), &frames((1 << 52) - 1));
+        check(Ept::new(), &frames((1 << 52) - 1));
+        check(Ept5::new(), &frames((1 << 52) - 1));
+        check(Npt::new(), &frames((1 << 52) - 1));
+        check(Npt5::new(), &frames((1 << 52) - 1));
+        check(Sv39x4::new(), &frames((1 << 56) - 1));
+        check(Sv48x4::new(), &frames((1 << 56) - 1));
+        check(Sv57x4::new(), &frames((1 << 56) - 1));
         for levels in 2..=4 {
             check(Fake::new(levels), &[0, 1 << 20, 0x7f << 20]);
+            check(Fake::new(levels).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
         }
     }
 
@@ -164,7 +209,16 @@ mod tests {
     #[test]
     fn address_sizes_outside_the_architecture_are_refused() {
         for bits in [0, 31, 49, 64] {
-            assert!(Arm64::new(bits).is_err());
+            assert!(Arm64::new(bits).is_err() && Arm64_16k::new(bits).is_err());
         }
+        for bits in [0, 31, 53, 64] {
+            assert!(
+                Arm64Lpa2::new(bits).is_err() && Arm64_16kLpa2::new(bits).is_err() && Arm64_64k::new(bits).is_err()
+            );
+        }
+        for (bits, levels) in [(52, 3), (48, 5), (48, 1), (53, 5), (32, 4), (52, 6)] {
+            assert!(Arm64Lpa2::with_levels(bits, levels).is_err(), "{levels} levels for {bits} bits");
+        }
+        assert!(Arm64_16k::with_levels(48, 4).is_err() && Arm64_16kLpa2::with_levels(48, 4).is_ok());
     }
 }
