@@ -13,11 +13,14 @@ use core::sync::atomic::{AtomicU16, Ordering};
 
 use slat::format::{Arm64, Format};
 use slat::vm::{Config, Vm};
-use slat_arch::aarch64::{control, instructions};
+use slat_arch::aarch64::control::{self, Layout};
+use slat_arch::aarch64::instructions;
 
 /// A VM of this hypervisor.
 pub(crate) type GuestVm = Vm<Memory, Arm64>;
 
+/// How the tree is laid out.
+const LAYOUT: Layout = Layout::PAGES_4K;
 /// Bits of guest physical addresses.
 const ADDRESS_BITS: u32 = 40;
 
@@ -54,7 +57,7 @@ pub(crate) fn unload() {
     struct Empty([u64; 1024]);
     static EMPTY: Empty = Empty([0; 1024]);
     let format = Arm64::new(ADDRESS_BITS).unwrap_or_else(|error| panic!("{error}"));
-    let vtcr = control::vtcr(format.geometry(), instructions::features(), false);
+    let vtcr = control::vtcr(format.geometry(), LAYOUT.wide, &instructions::features(), false);
     let root = slat::addr::Hpa::new(&raw const EMPTY.0 as u64);
     // SAFETY: in EL2, between guests; the root is never freed, and no VM has VMID 0.
     unsafe { instructions::load_stage2(vtcr.unwrap_or_else(|error| panic!("{error}")), control::vttbr(root, 0)) };
@@ -63,7 +66,7 @@ pub(crate) fn unload() {
 /// Loads the VM's stage 2 on this CPU. Whether hardware sets the accessed flag is the caller's choice.
 pub(crate) fn load(vm: &GuestVm, hardware_accessed: bool) {
     let memory = vm.host();
-    let vtcr = control::vtcr(vm.format().geometry(), memory.features, hardware_accessed)
+    let vtcr = control::vtcr(vm.format().geometry(), LAYOUT.wide, &memory.features, hardware_accessed)
         .unwrap_or_else(|error| panic!("{error}"));
     let root = vm.root().unwrap_or_else(|| panic!("the VM is gone"));
     // SAFETY: in EL2, between guests; a CPU that runs guests unloads their VM before its teardown, and the one that tears
