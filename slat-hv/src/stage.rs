@@ -39,7 +39,9 @@ pub(crate) const DATA: SlotId = SlotId(0);
 /// Where it begins.
 pub(crate) const DATA_GPA: u64 = 0x8000_0000;
 /// Bytes of a page.
-pub(crate) const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = Unit::PAGE.bytes();
+/// Bytes of a block.
+pub(crate) const BLOCK: u64 = Unit::BLOCK.bytes();
 /// A budget that stops in between, so that going on is tested, too.
 pub(crate) const STEP: Budget = Budget::entries(1000);
 
@@ -99,7 +101,7 @@ impl Stage {
         0..self.bytes / PAGE
     }
 
-    /// What a page holds now. Atomic, since guests may write to it.
+    /// What the beginning of a page holds now, which is all that programs write to. Atomic, since guests may write to it.
     pub(crate) fn words(&self, page: u64) -> &[core::sync::atomic::AtomicU64; 512] {
         payload::words(&self.memory().backed, DATA, page * PAGE)
     }

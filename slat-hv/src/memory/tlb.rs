@@ -9,7 +9,8 @@ use slat_arch::aarch64::tlbi::{self, Operation, Plan, Scope};
 
 pub(crate) use slat_arch::aarch64::features::Features;
 
-use super::{LAYOUT, Memory};
+use super::Memory;
+use super::format::LAYOUT;
 use crate::cpu;
 
 /// A mistake made on purpose, to see that the suite sees it.

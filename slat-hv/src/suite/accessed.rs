@@ -10,7 +10,7 @@ use crate::memory::{self, Unit};
 use crate::payload::{Program, Task};
 use crate::stage::{PAGE, STEP, Settings, Stage, ensure};
 
-const BYTES: u64 = 4 << 20;
+const BYTES: u64 = 1024 * PAGE;
 const PAGES: u64 = BYTES / PAGE;
 
 /// The CPU sets it: no fault is taken.

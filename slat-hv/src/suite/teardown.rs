@@ -8,9 +8,9 @@ use slat::vm::{Budget, LogMode};
 use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::{Program, Task};
-use crate::stage::{DATA_GPA, PAGE, Settings, Stage, ensure};
+use crate::stage::{BLOCK, DATA_GPA, PAGE, Settings, Stage, ensure};
 
-const BYTES: u64 = 16 << 20;
+const BYTES: u64 = 8 * BLOCK;
 
 /// Blocks, split blocks, pages, holes, protected leaves, tables that await their grace period: nothing is left of any.
 pub(super) fn leaves_nothing(settings: Settings) -> Verdict {
@@ -23,7 +23,7 @@ pub(super) fn leaves_nothing(settings: Settings) -> Verdict {
         let all = stage.all(Program::Write, 2);
         stage.pass(|vcpu| Task { pages: BYTES / PAGE / 1500, stride: 1500 * PAGE, ..all(vcpu) })?;
         let hole = |start, pages| GpaRange::with_len(Gpa::new(DATA_GPA + start), pages * PAGE).unwrap_or_default();
-        for hole in [hole(0, 5), hole(4 << 20, 512), hole((8 << 20) + 7 * PAGE, 3)] {
+        for hole in [hole(0, 5), hole(2 * BLOCK, BLOCK / PAGE), hole(4 * BLOCK + 7 * PAGE, 3)] {
             let progress = worker.unmap(hole, Budget::UNLIMITED).map_err(|error| format!("unmapping: {error}"))?;
             ensure!(progress.is_done() && progress.changed > 0, "unmapping {hole:?}: {progress:?}");
         }
