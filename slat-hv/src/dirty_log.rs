@@ -10,11 +10,11 @@ use slat::vm::{Budget, LogMode, Pages, Worker};
 use crate::arguments::Arguments;
 use crate::clock::{self, Ticks};
 use crate::console::say;
+use crate::counts::Counts;
 use crate::machine::Machine;
 use crate::memory::{GuestVm, Plant, Unit};
 use crate::payload::{Program, Task};
 use crate::stage::{DATA, DATA_GPA, PAGE, Settings, Stage, ensure};
-use crate::vcpu::Counts;
 use crate::{cpu, interrupts, team};
 
 /// What is run.

@@ -16,6 +16,7 @@ mod boot;
 mod clock;
 #[allow(unsafe_code)]
 mod console;
+mod counts;
 #[allow(unsafe_code)]
 mod cpu;
 mod dirty_log;

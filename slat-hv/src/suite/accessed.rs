@@ -5,12 +5,12 @@ use alloc::format;
 use slat::host::{Flush, Tlb};
 
 use super::Verdict;
+use crate::counts::Counts;
 use crate::memory::{self, Unit};
 use crate::payload::{Program, Task};
 use crate::stage::{PAGE, STEP, Settings, Stage, ensure};
-use crate::vcpu::Counts;
 
-const BYTES: u64 = 4 << 20;
+const BYTES: u64 = 1024 * PAGE;
 const PAGES: u64 = BYTES / PAGE;
 
 /// The CPU sets it: no fault is taken.

@@ -7,16 +7,16 @@ use slat::addr::{Gpa, GpaRange};
 use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::SCRUBBED;
-use crate::stage::{DATA, DATA_GPA, STEP, Settings, Stage, ensure};
+use crate::stage::{BLOCK, DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
 
 /// Page by page: as many as a TLB holds, so that only a flush makes it forget them.
 pub(super) fn pages(settings: Settings) -> Verdict {
-    moves(settings, Unit::PAGE, 512 << 10, 400)
+    moves(settings, Unit::PAGE, 128 * PAGE, 400)
 }
 
 /// Block by block.
 pub(super) fn blocks(settings: Settings) -> Verdict {
-    moves(settings, Unit::BLOCK, 8 << 20, 24)
+    moves(settings, Unit::BLOCK, 4 * BLOCK, 24)
 }
 
 fn moves(settings: Settings, unit: Unit, bytes: u64, moves: u64) -> Verdict {
