@@ -31,7 +31,10 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "slat-bench map_4k|map_4k_random|map_4k_logged|spurious|relax_dirty|protect_leaf|unmap_leaf|split_block COUNT"
+        "slat-bench OPERATION COUNT
+
+    map_4k map_4k_random map_4k_logged spurious relax_dirty lookup
+    protect_leaf unmap_leaf range_map_leaf split_block collapse_block"
     );
     ExitCode::from(2)
 }

@@ -33,6 +33,8 @@ pub const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::P
 pub const READ_ONLY: SlotFlags = SlotFlags { read_only: true, log: None };
 /// A slot that is logged, every page marked, none protected.
 pub const MARKED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
+/// A slot whose log hardware keeps.
+pub const BY_HARDWARE: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Hardware) };
 /// A slot with nothing special.
 pub const PLAIN: SlotFlags = SlotFlags { read_only: false, log: None };
 /// The slot of every scenario.
@@ -55,6 +57,7 @@ impl<T: Tool> Stage<T> {
         let world = World::new(setup);
         let config = Config { vcpus: VCPUS as u32, workers: 2, flush_threshold: u64::MAX };
         let format = ModelFormat::new(setup.levels);
+        let format = if setup.hardware_dirty { format.with_hardware_dirty() } else { format };
         let vm = Arc::new(Vm::new(Host(world.clone()), format, config).expect("there is memory"));
         let root = number_of(vm.root().expect("a new VM has a root"));
         book::with(|book| book.root = root);
@@ -189,6 +192,14 @@ pub fn set_flags<T: Tool>(worker: &mut ModelWorker<T>, flags: SlotFlags) {
     until_done::<T>(|| worker.set_flags(SLOT, flags, ALL));
 }
 
+/// Creates the slot, as soon as it may be.
+pub fn create_slot<T: Tool>(worker: &mut ModelWorker<T>, slot: NewSlot) {
+    while let Err(error) = worker.create_slot(SLOT, slot) {
+        assert!(matches!(error, SlotError::Invalidated | SlotError::Busy), "creating a slot: {error}");
+        T::yield_now();
+    }
+}
+
 /// Deletes the slot to the end.
 pub fn delete_slot<T: Tool>(worker: &mut ModelWorker<T>) {
     until_done::<T>(|| worker.delete_slot(SLOT, ALL));
@@ -277,6 +288,16 @@ impl<T: Tool> Guest<T> {
         let outcome = self.vcpu.fault(gpa(page), access);
         book::note(Event::Fault { vcpu: self.vcpu.id(), page, access, outcome });
         outcome
+    }
+
+    /// One fault after the other, all in one stay outside of the guest.
+    pub fn faults_outside(&mut self, pages: &[u64], access: Access) {
+        let vcpu = self.vcpu.id();
+        let mut exit = self.vcpu.exit();
+        for &page in pages {
+            let outcome = exit.fault(gpa(page), access);
+            book::note(Event::Fault { vcpu, page, access, outcome });
+        }
     }
 
     /// One fault, whatever comes of it, and then the access that it was for, if the hardware can do it now.

@@ -100,6 +100,16 @@ caught! {
     r4_no_fence_after_locking_beside_two_guards: invalidate_fault::OVERLAPPING, NoFenceAfter(Shape::Lock), Loom;
     r4_the_shard_read_relaxed: invalidate_fault::GUARD, RelaxedLoads, Loom;
     r4_the_shard_read_relaxed_before_a_copy: invalidate_fault::REPLACE, RelaxedLoads, Loom;
+    r4_an_annotation_that_is_not_counted: annotate_fault::AGAIN, Unmade(Shape::Event), Both;
+    r4_an_annotation_taken_for_a_locked_entry: annotate_fault::PAGE, TornEntryChanges, All;
+    r7_an_annotation_whose_table_is_not_noted: annotate_fault::UNMAP, NoteForgotten, All;
+    r7_an_annotation_whose_table_is_dropped: annotate_fault::DROP, NoteForgotten, All;
+    r7_an_annotation_in_two_steps_beside_collapse: annotate_fault::COLLAPSE, TornEntryChanges, Both;
+    r7_a_note_divided_in_two_steps: annotate_fault::PART, TornEntryChanges, Both;
+    r2_no_fence_after_leaving_the_guest: unlink_walk::CUT_OUTSIDE, NoFenceAfter(Shape::Section), Loom;
+    r2_a_stay_that_is_not_marked: unlink_walk::CUT_OUTSIDE, Unmade(Shape::Section), Both;
+    r4_memory_taken_by_its_address_that_is_not_opened: invalidate_fault::HOST, Unmade(Shape::Open), All;
+    r4_memory_of_a_new_slot_that_is_not_opened: invalidate_fault::HOST_NEW_SLOT, Unmade(Shape::Open), Both;
     r4_an_event_that_is_not_counted: invalidate_fault::ONE_SHOT, Unmade(Shape::Event), Both;
     r4_a_deletion_that_is_not_counted: fault_slot_change::DELETE, Unmade(Shape::Event), Both;
     r4_a_move_that_is_not_counted: fault_slot_change::MOVE, Unmade(Shape::Event), Both;
@@ -122,6 +132,15 @@ caught! {
     r5_pages_copied_before_the_harvest_returns: fault_harvest::CACHED, CopiedTooEarly, All;
     r5_remapped_pages_copied_before_the_harvest_returns: fault_harvest::REMAP, CopiedTooEarly, All;
     r5_pages_copied_before_either_harvest_returns: fault_harvest::TWO_HARVESTERS, CopiedTooEarly, All;
+    r5_hardwares_note_that_is_not_seen: hardware_log::HARVEST, WrittenForgotten, All;
+    r5_hardwares_note_that_a_removal_does_not_see: hardware_log::UNMAP, WrittenForgotten, All;
+    r5_hardwares_note_that_a_cut_does_not_see: hardware_log::CUT, WrittenForgotten, All;
+    r5_clean_pages_that_are_not_flushed: hardware_log::HARVEST, NoFlush, All;
+    r5_clean_pages_flushed_for_one_vcpu_at_the_first_page: hardware_log::CUT, FlushKeepsWalks, Both;
+    r5_noted_pages_copied_before_the_harvest_returns: hardware_log::HARVEST, CopiedTooEarly, All;
+    r5_marks_of_hardwares_notes_that_are_not_made: hardware_log::UNMAP, Unmade(Shape::Mark), All;
+    r5_hardwares_notes_held_by_one_who_is_not_counted: hardware_log::GET, Unmade(Shape::Count), Both;
+    r6_a_log_of_hardwares_that_is_not_flushed: hardware_log::ENABLING, NoFlush, Both;
     r5_a_taker_that_is_not_counted: fault_harvest::COMPLETE, Unmade(Shape::Count), All;
     r5_takers_read_relaxed: fault_harvest::COMPLETE, RelaxedLoads, Loom;
 

@@ -5,8 +5,8 @@
 
 use slat_model::run::Scenario;
 use slat_model::scenario::{
-    collapse_fault, fault_fault, fault_harvest, fault_slot_change, invalidate_fault, protect_protect, reclaim,
-    split_fault, teardown_fault, unlink_walk,
+    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, hardware_log, invalidate_fault,
+    protect_protect, reclaim, split_fault, teardown_fault, unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -40,6 +40,16 @@ scenarios! {
     r10_two_faults_link_two_tables: fault_fault::MISSING_TABLES;
     r1_a_leaf_is_replaced_beside_readers: fault_fault::REPLACE;
 
+    r4_fault_beside_an_annotation: annotate_fault::PAGE;
+    r4_fault_beside_an_annotation_that_goes_again: annotate_fault::AGAIN;
+    r7_annotation_beside_unmapping: annotate_fault::UNMAP;
+    r7_annotation_beside_collapse: annotate_fault::COLLAPSE;
+    r7_annotation_beside_a_lazy_collapse: annotate_fault::DROP;
+    r7_two_parts_of_a_note_are_cleared: annotate_fault::PART;
+    r2_two_faults_in_one_stay_beside_a_cut: unlink_walk::CUT_OUTSIDE;
+
+    r4_fault_beside_taking_memory_back_by_its_host_address: invalidate_fault::HOST;
+    r4_new_slot_beside_taking_its_memory_back: invalidate_fault::HOST_NEW_SLOT;
     r4_fault_beside_slot_deletion: fault_slot_change::DELETE;
     r4_fault_beside_slot_deletion_by_two: fault_slot_change::DELETE_TWICE;
     r4_fault_beside_slot_move: fault_slot_change::MOVE;
@@ -58,6 +68,15 @@ scenarios! {
     r5_mark_under_a_summary_bit_beside_harvest: fault_harvest::SUMMARY;
     r5_write_beside_two_harvesters: fault_harvest::TWO_HARVESTERS;
     r5_complete_means_complete: fault_harvest::COMPLETE;
+
+    r5_hardwares_note_beside_harvest: hardware_log::HARVEST;
+    r5_hardwares_note_beside_unmapping: hardware_log::UNMAP;
+    r5_hardwares_note_beside_cutting: hardware_log::CUT;
+    r5_a_noted_page_unmapped_by_two: hardware_log::UNMAP_TWICE;
+    r5_a_noted_page_cut_beside_harvest: hardware_log::CUT_HARVEST;
+    r5_a_noted_page_read_beside_harvest: hardware_log::GET;
+    r6_hardwares_note_beside_turning_the_log_on: hardware_log::ENABLING;
+    r5_a_noted_page_made_read_only_beside_harvest: hardware_log::READ_ONLY;
 
     r7_collapse_beside_write: collapse_fault::WRITE_BESIDE;
     r7_collapse_by_two_faults: collapse_fault::BY_FAULTS;

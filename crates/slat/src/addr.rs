@@ -138,113 +138,126 @@ impl fmt::Display for Level {
     }
 }
 
-/// A half-open range of guest physical addresses, `start..end`, in bytes. Never inverted; may be empty.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct GpaRange {
-    start: Gpa,
-    end: Gpa,
-}
-
-impl GpaRange {
-    /// The range `start..end`; `None` when `end` is below `start`.
-    #[inline]
-    pub const fn new(start: Gpa, end: Gpa) -> Option<Self> {
-        if start.0 <= end.0 { Some(Self { start, end }) } else { None }
-    }
-
-    /// The range of `bytes` bytes from `start`; `None` when it would pass the end of 64 bits.
-    #[inline]
-    pub const fn with_len(start: Gpa, bytes: u64) -> Option<Self> {
-        match start.checked_add(bytes) {
-            Some(end) => Some(Self { start, end }),
-            None => None,
+macro_rules! range {
+    ($(#[$doc:meta])* $name:ident of $address:ident, $tag:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+        pub struct $name {
+            start: $address,
+            end: $address,
         }
-    }
 
-    /// The aligned range of `size` bytes (a power of two) that holds `gpa`. Saturates at the end of 64 bits.
-    #[inline]
-    pub const fn around(gpa: Gpa, size: u64) -> Self {
-        let start = gpa.align_down(size);
-        Self { start, end: Gpa(start.0.saturating_add(size)) }
-    }
+        impl $name {
+            /// The range `start..end`; `None` when `end` is below `start`.
+            #[inline]
+            pub const fn new(start: $address, end: $address) -> Option<Self> {
+                if start.0 <= end.0 { Some(Self { start, end }) } else { None }
+            }
 
-    /// The first address of the range.
-    #[inline]
-    pub const fn start(self) -> Gpa {
-        self.start
-    }
+            /// The range of `bytes` bytes from `start`; `None` when it would pass the end of 64 bits.
+            #[inline]
+            pub const fn with_len(start: $address, bytes: u64) -> Option<Self> {
+                match start.checked_add(bytes) {
+                    Some(end) => Some(Self { start, end }),
+                    None => None,
+                }
+            }
 
-    /// The first address past the range.
-    #[inline]
-    pub const fn end(self) -> Gpa {
-        self.end
-    }
+            /// The aligned range of `size` bytes (a power of two) that holds `at`. Saturates at the end of 64 bits.
+            #[inline]
+            pub const fn around(at: $address, size: u64) -> Self {
+                let start = at.align_down(size);
+                Self { start, end: $address(start.0.saturating_add(size)) }
+            }
 
-    /// Length in bytes.
-    #[inline]
-    pub const fn len(self) -> u64 {
-        self.end.0 - self.start.0
-    }
+            /// The first address of the range.
+            #[inline]
+            pub const fn start(self) -> $address {
+                self.start
+            }
 
-    /// Whether the range holds no address.
-    #[inline]
-    pub const fn is_empty(self) -> bool {
-        self.start.0 == self.end.0
-    }
+            /// The first address past the range.
+            #[inline]
+            pub const fn end(self) -> $address {
+                self.end
+            }
 
-    /// Whether `gpa` lies in the range.
-    #[inline]
-    pub const fn contains(self, gpa: Gpa) -> bool {
-        self.start.0 <= gpa.0 && gpa.0 < self.end.0
-    }
+            /// Length in bytes.
+            #[inline]
+            pub const fn len(self) -> u64 {
+                self.end.0 - self.start.0
+            }
 
-    /// Whether all of `other` lies in the range.
-    #[inline]
-    pub const fn covers(self, other: Self) -> bool {
-        self.start.0 <= other.start.0 && other.end.0 <= self.end.0
-    }
+            /// Whether the range holds no address.
+            #[inline]
+            pub const fn is_empty(self) -> bool {
+                self.start.0 == self.end.0
+            }
 
-    /// Whether the two have an address in common.
-    #[inline]
-    pub const fn overlaps(self, other: Self) -> bool {
-        self.start.0 < other.end.0 && other.start.0 < self.end.0
-    }
+            /// Whether `at` lies in the range.
+            #[inline]
+            pub const fn contains(self, at: $address) -> bool {
+                self.start.0 <= at.0 && at.0 < self.end.0
+            }
 
-    /// What the two have in common; `None` when they do not overlap.
-    #[inline]
-    pub fn intersection(self, other: Self) -> Option<Self> {
-        self.overlaps(other).then(|| Self { start: self.start.max(other.start), end: self.end.min(other.end) })
-    }
+            /// Whether all of `other` lies in the range.
+            #[inline]
+            pub const fn covers(self, other: Self) -> bool {
+                self.start.0 <= other.start.0 && other.end.0 <= self.end.0
+            }
 
-    /// The smallest range that covers both.
-    #[inline]
-    pub fn hull(self, other: Self) -> Self {
-        Self { start: self.start.min(other.start), end: self.end.max(other.end) }
-    }
+            /// Whether the two have an address in common.
+            #[inline]
+            pub const fn overlaps(self, other: Self) -> bool {
+                self.start.0 < other.end.0 && other.start.0 < self.end.0
+            }
 
-    /// The part of the range from `gpa` on: all of it when `gpa` lies before it, nothing when it lies past it.
-    #[inline]
-    pub fn from(self, gpa: Gpa) -> Self {
-        Self { start: self.start.max(gpa).min(self.end), end: self.end }
-    }
+            /// What the two have in common; `None` when they do not overlap.
+            #[inline]
+            pub fn intersection(self, other: Self) -> Option<Self> {
+                self.overlaps(other).then(|| Self { start: self.start.max(other.start), end: self.end.min(other.end) })
+            }
 
-    /// Whether both ends are multiples of `size`, a power of two in bytes.
-    #[inline]
-    pub const fn is_aligned(self, size: u64) -> bool {
-        self.start.is_aligned(size) && self.end.is_aligned(size)
-    }
+            /// The smallest range that covers both.
+            #[inline]
+            pub fn hull(self, other: Self) -> Self {
+                Self { start: self.start.min(other.start), end: self.end.max(other.end) }
+            }
+
+            /// The part of the range from `at` on: all of it when `at` lies before it, nothing when it lies past it.
+            #[inline]
+            pub fn from(self, at: $address) -> Self {
+                Self { start: self.start.max(at).min(self.end), end: self.end }
+            }
+
+            /// Whether both ends are multiples of `size`, a power of two in bytes.
+            #[inline]
+            pub const fn is_aligned(self, size: u64) -> bool {
+                self.start.is_aligned(size) && self.end.is_aligned(size)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($tag, ":{:#x}..{:#x}"), self.start.0, self.end.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:#x}..{:#x}", self.start.0, self.end.0)
+            }
+        }
+    };
 }
 
-impl fmt::Debug for GpaRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gpa:{:#x}..{:#x}", self.start.0, self.end.0)
-    }
+range! {
+    /// A half-open range of guest physical addresses, `start..end`, in bytes. Never inverted; may be empty.
+    GpaRange of Gpa, "gpa"
 }
-
-impl fmt::Display for GpaRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}..{:#x}", self.start.0, self.end.0)
-    }
+range! {
+    /// A half-open range of the embedder's addresses, `start..end`, in bytes. Never inverted; may be empty.
+    HostRange of HostAddress, "host"
 }
 
 #[cfg(test)]

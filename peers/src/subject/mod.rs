@@ -2,11 +2,13 @@
 
 pub(crate) mod aarch64_paging;
 pub(crate) mod axaddrspace;
+pub(crate) mod floor;
 pub(crate) mod generic;
 pub(crate) mod multiarch;
 pub(crate) mod ours;
 pub(crate) mod x86;
 
+use std::hint::black_box;
 use std::ops::Range;
 
 /// Areas of guest memory there are: slots of `slat`, areas of axaddrspace.
@@ -29,6 +31,12 @@ pub(crate) trait Table: Sized {
 
     /// Maps one page, present in no table: each implementation is a function of its own, not inlined.
     fn map(&mut self, page: u64);
+
+    /// Maps pages one after the other.
+    #[inline(always)]
+    fn map_all(&mut self, pages: impl Iterator<Item = u64>) {
+        pages.for_each(|page| black_box(&mut *self).map(page));
+    }
 }
 
 /// A table of which a range can be write-protected, in one call if the peer has such a call.

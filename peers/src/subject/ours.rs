@@ -1,5 +1,6 @@
 //! slat: whole faults, with an embedder that costs as little as the one of `slat-bench`.
 
+use std::hint::black_box;
 use std::ops::Range;
 use std::ptr::with_exposed_provenance;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use slat::format::Arm64;
 use slat::host::{
     Access, Backing, Flush, Hint, MemoryType, Permissions, Request, Run, SlotId, TableMemory, Tlb, Translation, VcpuId,
 };
-use slat::vm::{Budget, Config, LogMode, NewSlot, Outcome, Pages, SlotFlags, Vcpu, Vm, Worker};
+use slat::vm::{Budget, Config, Exit, LogMode, NewSlot, Outcome, Pages, SlotFlags, Vcpu, Vm, Worker};
 
 use super::{AREA, AREAS, MEMORY, TESTED, Table, guest};
 use crate::frames;
@@ -134,6 +135,23 @@ impl Faulting {
     }
 }
 
+/// One whole fault of a vCPU that has left its guest, with the answer to a shortage of tables.
+#[inline(never)]
+fn fault_outside(exit: &mut Exit<'_, Shared>, page: u64) -> Outcome {
+    let at = Gpa::new(guest(page));
+    match exit.fault(at, Access::Write) {
+        Outcome::NeedTables(tables) => fault_outside_again(exit, at, usize::from(tables)),
+        outcome => outcome,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn fault_outside_again(exit: &mut Exit<'_, Shared>, at: Gpa, tables: usize) -> Outcome {
+    exit.top_up(tables.max(CARRIED)).expect("frames");
+    exit.fault(at, Access::Write)
+}
+
 /// A worker that takes the log and protects.
 pub(crate) struct Managing(Worker<Shared>);
 
@@ -172,5 +190,28 @@ impl Table for Slat {
     #[inline(always)]
     fn map(&mut self, page: u64) {
         self.vcpu.map(page);
+    }
+}
+
+/// As [`Slat`], for a vCPU that has left its guest before.
+pub(crate) struct Outside(Slat);
+
+impl Table for Outside {
+    fn new() -> Self {
+        Self(Slat::new())
+    }
+
+    #[inline(always)]
+    fn map(&mut self, page: u64) {
+        self.map_all(std::iter::once(page));
+    }
+
+    #[inline(always)]
+    fn map_all(&mut self, pages: impl Iterator<Item = u64>) {
+        let mut exit = self.0.vcpu.0.exit();
+        for page in pages {
+            let outcome = fault_outside(black_box(&mut exit), page);
+            assert!(matches!(outcome, Outcome::Mapped { .. }), "{page}: {outcome:?}");
+        }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) const BLOCK: u64 = PAGE_SIZE * PAGE_SIZE / 8;
 /// 256 pages: a mebibyte, where a page has 4 KiB.
 pub(crate) const MIB: u64 = 256 * PAGE_SIZE;
 pub(crate) const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Protect) };
+pub(crate) const LOGGED_BY_HARDWARE: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Hardware) };
 pub(crate) const LOGGED_INITIALLY_SET: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
 pub(crate) const UNLOGGED: SlotFlags = SlotFlags { read_only: false, log: None };
 

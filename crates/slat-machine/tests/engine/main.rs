@@ -47,15 +47,19 @@ macro_rules! engine_with_one {
 engine_with! {
     [dirty_log discard invalidate populate races slots split stress teardown]
     arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
+    arm64_4k_hd: slat::format::Arm64Hd = Format::new(40).unwrap(), under(Format::new(40), false), 12, 9..10;
     // Here the CPU sets the access flag itself, with sv57x4 both flags.
     arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40), true).with_forced_write_back(), 12, 5..6;
     arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5), false), 12, 6..7;
     ept: slat::format::Ept = Format::new(), ept::Ept::new(), 12, 0..2;
+    ept_ad: slat::format::EptAd = Format::new(), ept::Ept::of(ept::Processor::default(), true), 12, 10..11;
     ept_5: slat::format::Ept5 = Format::new(), ept::Ept::new().with_five_levels(), 12, 2..3;
     npt: slat::format::Npt = Format::new(), npt::Npt::new(), 12, 7..8;
+    npt_ad: slat::format::NptAd = Format::new(), npt::Npt::new(), 12, 11..12;
     npt_5: slat::format::Npt5 = Format::new(), npt::Npt::new().with_five_levels(), 12, 8..9;
     sv39x4: slat::format::Sv39x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv39x4), 12, 2..3;
     sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 12, 3..4;
+    sv48x4_adu: slat::format::Sv48x4Adu = Format::new(), riscv::GStage::of(riscv::Mode::Sv48x4, updating()), 12, 12..13;
     sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::of(riscv::Mode::Sv57x4, updating()), 12, 4..5;
 }
 
@@ -68,8 +72,8 @@ engine_with! {
 }
 
 /// The walker under the format's own value of VTCR_EL2, the CPU setting the access flag itself or not.
-fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
-    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB>, slat::format::Arm64Error>,
+fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB, HD>, slat::format::Arm64Error>,
     manages_access_flag: bool,
 ) -> arm64::Stage2 {
     let vtcr = format.expect("a format").vtcr(6, false, manages_access_flag);

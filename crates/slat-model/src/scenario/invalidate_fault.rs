@@ -1,9 +1,13 @@
 //! The host takes memory back beside faults (R4): none publishes what it was told before.
 
+use slat::addr::{HostAddress, HostRange};
+
 use crate::book::{self, Event};
 use crate::plant::Plant;
 use crate::run::{Scenario, all_three, both};
-use crate::stage::{ALL, Guest, ModelWorker, PLAIN, READ, Stage, WRITE, unmap};
+use crate::stage::{
+    ALL, Guest, ModelWorker, PLAIN, READ, Stage, WRITE, create_slot, delete_slot, reclaim_and_drop, unmap,
+};
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::{Kind, REGION, Setup, World, pages};
 
@@ -36,6 +40,13 @@ pub const OVERLAPPING: Scenario =
 
 /// A fault in the same region, outside of the invalidation's range: it is not turned away for long.
 pub const NEIGHBOUR: Scenario = Scenario::new("invalidate_fault/neighbour", neighbour::<Loom>, neighbour::<Shuttle>);
+
+/// The memory is taken back by its host address, while a slot that has it behind it appears and a guest faults there.
+pub const HOST_NEW_SLOT: Scenario =
+    Scenario::new("invalidate_fault/host_new_slot", host_new_slot::<Loom>, host_new_slot::<Shuttle>);
+
+/// As [`GUARD`], by the host address of the memory.
+pub const HOST: Scenario = Scenario::new("invalidate_fault/host", host::<Loom>, host::<Shuttle>);
 
 /// One invalidation of pages `first..end` of region 0: the memory behind the region moves, the old one is taken.
 fn invalidate<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>, first: u64, end: u64) {
@@ -86,6 +97,53 @@ fn guard<T: Tool>() {
     let mut guest = stage.guest(0);
     guest.reach(0, WRITE);
     beside_guest(stage, worker, guest, 2, |guest| guest.fault_once(0, WRITE));
+}
+
+/// One invalidation of the memory that the slot has, or is to have: it moves, the old one is taken.
+fn invalidate_host<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>) {
+    let memory = HostRange::with_len(HostAddress::new(0), pages(0, world.setup.count).len()).expect("a small range");
+    let mut open = worker.invalidate_host(memory).expect("few invalidations");
+    while !open.unmap(ALL).is_done() {}
+    world.change_backing(0);
+    world.take_old_memory(0);
+    book::note(Event::Note("the old memory is taken"));
+    drop(open);
+}
+
+fn host<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(2), PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, WRITE);
+    let world = stage.world.clone();
+    let (_, worker) = both::<T, _, _>(
+        move || guest.fault_once(0, WRITE),
+        move || {
+            invalidate_host(&world, &mut worker);
+            worker
+        },
+    );
+    stage.world.poke(READ);
+    stage.close(worker);
+}
+
+fn host_new_slot<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(1), PLAIN);
+    delete_slot(&mut worker);
+    let (mut guest, mut other) = (stage.guest(0), stage.worker());
+    let (world, slot) = (stage.world.clone(), stage.slot(PLAIN, 0));
+    let (_, worker) = both::<T, _, _>(
+        move || {
+            create_slot(&mut other, slot);
+            guest.fault_once(0, WRITE);
+            reclaim_and_drop(other);
+        },
+        move || {
+            invalidate_host(&world, &mut worker);
+            worker
+        },
+    );
+    stage.world.poke(READ);
+    stage.close(worker);
 }
 
 fn missing_table<T: Tool>() {

@@ -1,9 +1,11 @@
 //! The scenarios: one module for each protocol.
 
+pub mod annotate_fault;
 pub mod collapse_fault;
 pub mod fault_fault;
 pub mod fault_harvest;
 pub mod fault_slot_change;
+pub mod hardware_log;
 pub mod invalidate_fault;
 pub mod protect_protect;
 pub mod reclaim;
@@ -15,6 +17,12 @@ use crate::run::Scenario;
 
 /// Every scenario.
 pub const ALL: &[Scenario] = &[
+    annotate_fault::PAGE,
+    annotate_fault::AGAIN,
+    annotate_fault::UNMAP,
+    annotate_fault::COLLAPSE,
+    annotate_fault::DROP,
+    annotate_fault::PART,
     collapse_fault::WRITE_BESIDE,
     collapse_fault::BY_FAULTS,
     collapse_fault::ENABLING,
@@ -52,13 +60,24 @@ pub const ALL: &[Scenario] = &[
     unlink_walk::CUT_AND_TAKE,
     unlink_walk::CUT_TWICE,
     unlink_walk::CUT_DEEP,
+    unlink_walk::CUT_OUTSIDE,
     unlink_walk::OVERLAPPING,
     reclaim::SNAPSHOT,
     reclaim::LOG,
     reclaim::JOIN,
     reclaim::TABLE,
     reclaim::TWO_RECLAIMERS,
+    hardware_log::HARVEST,
+    hardware_log::UNMAP,
+    hardware_log::CUT,
+    hardware_log::UNMAP_TWICE,
+    hardware_log::CUT_HARVEST,
+    hardware_log::GET,
+    hardware_log::ENABLING,
+    hardware_log::READ_ONLY,
     invalidate_fault::GUARD,
+    invalidate_fault::HOST,
+    invalidate_fault::HOST_NEW_SLOT,
     invalidate_fault::GUESTS,
     invalidate_fault::MISSING_TABLE,
     invalidate_fault::BLOCKING,

@@ -18,6 +18,9 @@ pub const CUT_WALKED: Scenario = Scenario::new("unlink_walk/cut_walked", cut_wal
 pub const CUT_AND_TAKE: Scenario =
     Scenario::new("unlink_walk/cut_and_take", cut_and_take::<Loom>, cut_and_take::<Shuttle>);
 
+/// As [`CUT`]; the guest's vCPU faults twice between leaving its guest and entering it again.
+pub const CUT_OUTSIDE: Scenario = Scenario::new("unlink_walk/cut_outside", cut_outside::<Loom>, cut_outside::<Shuttle>);
+
 /// Two workers cut the same table, one of them an entry at a time.
 pub const CUT_TWICE: Scenario =
     Scenario::new("unlink_walk/cut_twice", cut_twice::<Loom>, cut_twice::<Shuttle>).with_preemptions(1);
@@ -52,6 +55,16 @@ fn cut<T: Tool>() {
     let mut guest = stage.guest(0);
     guest.reach(0, READ);
     beside_cut(stage, worker, guest, 1, |guest| guest.fault_once(1, WRITE));
+}
+
+fn cut_outside<T: Tool>() {
+    let (stage, worker) = Stage::<T>::new(Setup::pages(REGION), PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, READ);
+    beside_cut(stage, worker, guest, 1, |guest| {
+        guest.faults_outside(&[1, 2], WRITE);
+        guest.try_access(1, WRITE);
+    });
 }
 
 fn cut_walked<T: Tool>() {

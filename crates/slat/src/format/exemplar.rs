@@ -102,7 +102,7 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     assert_eq!(format.kind(raw, level), Kind::Leaf, "a leaf is one");
     assert_eq!(format.decode(raw, level), leaf, "a leaf comes back as it went in");
     for access in [Access::Read, Access::Write, Access::Execute] {
-        let expected = leaf.accessed && leaf.permissions.allow(access);
+        let expected = (leaf.accessed || format.hardware_accessed()) && leaf.permissions.allow(access);
         assert_eq!(format.permits(raw, level, access), expected, "permits() is the decoded permission and accessed");
     }
     if leaf.accessed {
@@ -126,6 +126,8 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     let revoked = format.write_revoked(raw, level);
     assert_eq!(format.decode(revoked, level), Leaf { permissions: with_write(false), may_write: false, ..leaf });
 
+    dirty(format, raw, level);
+
     assert_eq!(format.change(raw, raw, level), Change::Free, "no change needs nothing");
     assert_eq!(format.change(raw, writable, level), Change::Free, "relaxing needs nothing");
     let expected = if leaf.permissions.write() { Change::Flush } else { Change::Free };
@@ -137,12 +139,35 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     assert_ne!(format.change(raw, format.leaf(moved, level), level), Change::Free, "another frame is never free");
 }
 
+/// What hardware notes of writes.
+fn dirty<F: Format>(format: F, raw: u64, level: Level) {
+    assert!(!format.is_dirty(raw, level), "a new leaf is clean");
+    let written = format.made_writable(raw, level);
+    assert_eq!(format.is_dirty(written, level), format.hardware_dirty(), "made_writable() makes dirty");
+    let clean = format.made_clean(written, level);
+    assert!(!format.is_dirty(clean, level), "made_clean() makes clean");
+    assert_eq!(format.decode(clean, level), format.decode(written, level), "made_clean() changes nothing else");
+    assert!(format.permits(clean, level, Access::Write), "hardware writes through a clean leaf without a fault");
+    assert_eq!(format.change(clean, written, level), Change::Free);
+    if format.hardware_dirty() {
+        assert_eq!(format.change(written, clean, level), Change::Flush, "a dirty leaf may be cached as one");
+        for kept in [F::write_protected, F::write_revoked, F::made_old] {
+            assert!(format.is_dirty(kept(&format, written, level), level), "what is noted is kept");
+            assert!(!format.is_dirty(kept(&format, clean, level), level), "and nothing else is noted");
+        }
+        let protected = format.write_protected(written, level);
+        let again = format.made_clean(protected, level);
+        assert!(!format.is_dirty(again, level) && !format.is_writable(again, level), "clean, and not writable");
+        assert_eq!(format.decode(again, level), Leaf { accessed: true, ..format.decode(protected, level) });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::format::{
-        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Fake, Npt, Npt5, Stage2, Sv39x4,
-        Sv48x4, Sv57x4,
+        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd, Fake, Npt, Npt5,
+        NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
     };
 
     #[test]
@@ -163,12 +188,18 @@ mod tests {
         check(Ept::new(), &frames((1 << 52) - 1));
         check(Ept5::new(), &frames((1 << 52) - 1));
         check(Npt::new(), &frames((1 << 52) - 1));
+        check(EptAd::new(), &frames((1 << 52) - 1));
+        check(NptAd::new(), &frames((1 << 52) - 1));
+        check(Sv48x4Adu::new(), &frames((1 << 56) - 1));
+        check(Arm64Hd::new(48).unwrap(), &frames((1 << 48) - 1));
+        check(Stage2::<16, false, true, true>::new(52).unwrap(), &frames((1 << 52) - 1));
         check(Npt5::new(), &frames((1 << 52) - 1));
         check(Sv39x4::new(), &frames((1 << 56) - 1));
         check(Sv48x4::new(), &frames((1 << 56) - 1));
         check(Sv57x4::new(), &frames((1 << 56) - 1));
         for levels in 2..=4 {
             check(Fake::new(levels), &[0, 1 << 20, 0x7f << 20]);
+            check(Fake::new(levels).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
         }
     }
 

@@ -19,6 +19,8 @@ const MAY_WRITE: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 5;
 const MEMORY_SHIFT: u32 = 6;
 const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+/// Written through, where hardware notes that.
+const DIRTY: u64 = 1 << 8;
 /// In a table entry: annotations lie below.
 const KEPT: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
@@ -32,6 +34,8 @@ const ANNOTATION_SHIFT: u32 = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fake {
     geometry: Geometry,
+    /// What a leaf is when it is written through: [`DIRTY`], or nothing where hardware does not note it.
+    written: u64,
 }
 
 impl Fake {
@@ -40,7 +44,13 @@ impl Fake {
         assert!(levels >= 2 && levels <= 4, "the fake format has two to four levels");
         let root = Level::new(levels - 1);
         let largest_leaf = Level::new(if levels == 2 { 1 } else { levels - 2 });
-        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()) }
+        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()), written: 0 }
+    }
+
+    /// The same for hardware that notes what it writes to.
+    #[must_use]
+    pub const fn with_hardware_dirty(self) -> Self {
+        Self { written: DIRTY, ..self }
     }
 
     const fn shift(level: Level) -> u32 {
@@ -166,7 +176,7 @@ impl Format for Fake {
     }
 
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
-        Self::word(Self::body(raw, level) | WRITE | ACCESSED, level)
+        Self::word(Self::body(raw, level) | WRITE | ACCESSED | self.written, level)
     }
 
     fn made_accessed(&self, raw: u64, level: Level) -> u64 {
@@ -185,9 +195,21 @@ impl Format for Fake {
         Self::word(Self::body(raw, level) & !(WRITE | MAY_WRITE), level)
     }
 
+    fn hardware_dirty(&self) -> bool {
+        self.written != 0
+    }
+
+    fn is_dirty(&self, raw: u64, level: Level) -> bool {
+        Self::leaf_body(raw, level) & DIRTY != 0
+    }
+
+    fn made_clean(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) & !DIRTY, level)
+    }
+
     fn change(&self, old: u64, new: u64, level: Level) -> Change {
         let (old, new) = (Self::body(old, level), Self::body(new, level));
-        let permissions = READ | WRITE | EXECUTE | ACCESSED;
+        let permissions = READ | WRITE | EXECUTE | ACCESSED | DIRTY;
         match (old ^ new) & !(permissions | MAY_WRITE) {
             0 if old & !new & permissions == 0 => Change::Free,
             0 => Change::Flush,

@@ -16,7 +16,7 @@ mod try_lock;
 pub use boxes::OutOfMemory;
 pub(crate) use boxes::{Folded, Shared, vec_with};
 pub(crate) use lines::Lines;
-pub(crate) use published::{Published, Retired};
+pub(crate) use published::{Prepared, Published, Retired};
 pub(crate) use subtree::{Limbo, Subtree, drain_exclusive, take_apart_now};
 pub(crate) use try_lock::{TryLock, TryLockGuard};
 
@@ -86,7 +86,9 @@ impl<A: Atomics> Reader<A> {
 
 /// Proof of standing inside: what was reachable when the section began, or since, stays allocated until it is dropped.
 pub(crate) struct Section<'a, A: Atomics> {
+    domain: &'a Domain<A>,
     record: &'a Record<A>,
+    reader: &'a mut Reader<A>,
 }
 
 /// The same as a value to hand on: for as long as the section is borrowed.
@@ -112,13 +114,43 @@ impl<'a, A: Atomics> Section<'a, A> {
     pub(crate) fn tally(&self) -> &'a Tally<A> {
         &self.record.tally
     }
+
+    /// The right to the section's record.
+    pub(crate) fn reader(&mut self) -> &mut Reader<A> {
+        self.reader
+    }
+
+    /// Does `work` outside, and comes in again: nothing that was read before counts any more, which the exclusive borrow
+    /// enforces.
+    pub(crate) fn outside<T>(&mut self, work: impl FnOnce(&mut Reader<A>) -> T) -> T {
+        self.record.end();
+        let done = work(self.reader);
+        self.record.begin(self.domain);
+        done
+    }
 }
 
 impl<A: Atomics> Drop for Section<'_, A> {
     #[inline(always)]
     fn drop(&mut self) {
+        self.record.end();
+    }
+}
+
+impl<A: Atomics> Record<A> {
+    #[inline(always)]
+    fn begin(&self, domain: &Domain<A>) {
+        let epoch = domain.epoch.load(Ordering::Relaxed);
+        // An exchange rather than a store: on x86 it is the full barrier that the fence then need not be.
+        self.section.swap(epoch, Ordering::AcqRel);
+        // Either a scan in `advance` sees this section, or this section sees all that was unlinked before that scan.
+        A::full_fence_after_rmw();
+    }
+
+    #[inline(always)]
+    fn end(&self) {
         // Release: everything read inside happens before a scan that finds the record idle. Pairs with `advance`.
-        self.record.section.store(0, Ordering::Release);
+        self.section.store(0, Ordering::Release);
     }
 }
 
@@ -185,12 +217,8 @@ impl<A: Atomics> Domain<A> {
     #[inline(always)]
     pub(crate) fn enter<'a>(&'a self, reader: &'a mut Reader<A>) -> Section<'a, A> {
         let record = reader.record(self);
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        // An exchange rather than a store: on x86 it is the full barrier that the fence then need not be.
-        record.section.swap(epoch, Ordering::AcqRel);
-        // Either a scan in `advance` sees this section, or this section sees all that was unlinked before that scan.
-        A::full_fence_after_rmw();
-        Section { record }
+        record.begin(self);
+        Section { domain: self, record, reader }
     }
 
     /// What this reader counts in.

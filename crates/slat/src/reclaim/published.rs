@@ -15,6 +15,15 @@ pub(crate) struct Published<T, A: Atomics> {
     owns: PhantomData<T>,
 }
 
+/// A version that is not published yet.
+pub(crate) struct Prepared<T>(Box<T>);
+
+impl<T> Prepared<T> {
+    pub(crate) fn new(value: T) -> Result<Self, OutOfMemory> {
+        try_box(value).map(Self)
+    }
+}
+
 /// A version that was replaced; readers may still use it until its grace period is over.
 #[must_use = "a version that was replaced is kept until its grace period is over"]
 pub(crate) struct Retired<T> {
@@ -65,14 +74,14 @@ impl<T: Send + Sync, A: Atomics> Published<T, A> {
         unsafe { &*ptr::with_exposed_provenance(pointer as usize) }
     }
 
-    /// Replaces the version. Only one writer at a time: its own lock sees to that.
-    pub(crate) fn replace(&self, value: T, domain: &Domain<A>) -> Result<Retired<T>, OutOfMemory> {
-        let new = address(try_box(value)?);
+    /// Replaces the version; allocates nothing. Only one writer at a time: its own lock sees to that.
+    pub(crate) fn replace(&self, version: Prepared<T>, domain: &Domain<A>) -> Retired<T> {
+        let new = address(version.0);
         // Release: the contents before the pointer. Pairs with the Acquire in `read`.
         let old = self.pointer.swap(new, Ordering::AcqRel);
         // SAFETY: `old` is the address of a leaked box: never null.
         let value = unsafe { NonNull::new_unchecked(ptr::with_exposed_provenance_mut(old as usize)) };
-        Ok(Retired { value, tag: domain.tag() })
+        Retired { value, tag: domain.tag() }
     }
 }
 

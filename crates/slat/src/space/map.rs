@@ -2,7 +2,7 @@
 
 use super::Visit;
 use crate::addr::{Gpa, Level};
-use crate::format::{Change, Format, Kind, Leaf};
+use crate::format::{Change, Format, Leaf};
 use crate::host::{Host, Tlb};
 use crate::table::{Cache, Position, Unlinked};
 
@@ -41,7 +41,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
                 return Err(Lost);
             }
             position = self.below(Position { raw: linked, ..position }, gpa);
-            if format.kind(position.raw, position.level) != Kind::Empty {
+            if position.raw != 0 {
                 return Err(Lost);
             }
         }

@@ -1,7 +1,9 @@
 //! One tree of tables, and the operations on it. Knows nothing of slots.
 
 mod age;
+mod annotate;
 mod collapse;
+mod dirty;
 mod map;
 mod protect;
 mod remove;
@@ -9,6 +11,7 @@ mod selection;
 mod shard;
 mod split;
 
+pub(crate) use annotate::Divide;
 pub(crate) use map::Publish;
 pub(crate) use protect::{Protection, What};
 pub(crate) use remove::{CUTS, Removal};

@@ -1,10 +1,13 @@
-//! Removing what a range maps: leaves entry by entry, tables cut off at the top.
+//! Removing what a range maps: leaves entry by entry, tables cut off at the top. What is left behind is nothing, or an
+//! annotation.
 
-use super::{Reached, Split, Visit};
+use super::dirty::Moved;
+use super::{Divide, Reached, Split, Visit};
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Kind};
 use crate::host::Host;
 use crate::reclaim::Subtree;
+use crate::sync::Atomics;
 use crate::table::{Cache, Entry, Position, TableRef};
 use crate::tlb::Gather;
 
@@ -21,10 +24,18 @@ pub(crate) struct Removal<'s, H: Host> {
     cuts: [Option<Cut<'s, H>>; CUTS],
     /// How many more tables may be cut: the room in the handle's limbo.
     may_cut: usize,
-    /// Entries removed.
+    /// The word of the entries afterwards: 0 or an annotation, which empty entries get as well.
+    left: u64,
+    /// Whether dirty state has to become marks: hardware notes it, and a log wants it. If so no more is cut than one
+    /// closing can scan.
+    moves_dirty: bool,
+    moved: Moved,
+    /// Entries removed or annotated.
     pub(crate) changed: u64,
     /// Whether a block was removed whole although only a part of it was meant.
     pub(crate) widened: bool,
+    /// Tables without which an annotation goes no further.
+    pub(crate) shortage: Option<usize>,
 }
 
 /// Neighbouring leaves of one table.
@@ -38,6 +49,8 @@ struct Run<'s, H: Host> {
 
 struct Cut<'s, H: Host> {
     position: Position<'s, H>,
+    /// The first guest address below.
+    start: Gpa,
     subtree: Subtree,
 }
 
@@ -45,18 +58,20 @@ struct Cut<'s, H: Host> {
 enum Next {
     /// Go on at this address.
     At(Gpa),
-    /// Nothing more can be held: close, and go on with a new removal.
+    /// Nothing more can be held, or a table is missing: close, and go on with a new removal.
     Full,
 }
 
 impl<'s, H: Host> Removal<'s, H> {
-    pub(crate) fn new(gather: Gather, may_cut: usize) -> Self {
-        Self { gather, runs: [const { None }; RUNS], cuts: [const { None }; CUTS], may_cut, changed: 0, widened: false }
+    pub(crate) fn new(gather: Gather, may_cut: usize, left: u64, moves_dirty: bool) -> Self {
+        let (runs, cuts, moved) = ([const { None }; RUNS], [const { None }; CUTS], Moved::new());
+        Self { gather, runs, cuts, may_cut, left, moves_dirty, moved, changed: 0, widened: false, shortage: None }
     }
 
     /// Locks what `range` maps, visiting at most `budget` entries (and at least one), or until no more can be held.
     ///
-    /// `cache` is for blocks that the range covers in part: they are split if it holds a table, else removed whole.
+    /// `cache` is for blocks that the range covers in part: they are split if it holds a table, else removed whole, but
+    /// for an annotation, which stops there and says so.
     pub(crate) fn run<F: Format>(
         &mut self,
         visit: Visit<'s, H, F>,
@@ -90,17 +105,28 @@ impl<'s, H: Host> Removal<'s, H> {
         Reached { next: None, visited }
     }
 
-    /// Flushes what was locked, empties the entries, and hands the cut tables to `retire`.
-    pub(crate) fn close<F: Format>(&mut self, visit: Visit<'s, H, F>, mut retire: impl FnMut(Subtree)) {
+    /// Flushes what was locked, calls `mark` with the pages that were dirty, empties the entries, and hands the cut tables
+    /// to `retire`.
+    pub(crate) fn close<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        mut mark: impl FnMut(u64),
+        mut retire: impl FnMut(Subtree),
+    ) {
         let flushed = self.gather.close(&visit.space.host, visit.tally);
+        // After the flush, before anything is cleared: whoever takes marks either finds these, or meets a locked entry.
+        self.moved.release(&mut mark);
         for run in self.runs.iter_mut().filter_map(Option::take) {
             run.table.leading(run.first, run.count, |entry| {
-                entry.emptied(&flushed);
+                entry.emptied(&flushed, self.left);
                 true
             });
         }
         for cut in self.cuts.iter_mut().filter_map(Option::take) {
-            cut.position.entry().emptied(&flushed);
+            if self.moves_dirty {
+                scan(visit, &cut, &mut mark);
+            }
+            cut.position.entry().emptied(&flushed, self.left);
             visit.tally.retired_subtree();
             retire(cut.subtree);
         }
@@ -110,19 +136,25 @@ impl<'s, H: Host> Removal<'s, H> {
         self.runs[0].is_none() && self.cuts[0].is_none()
     }
 
-    /// Down to the first entry that is no table, or a table that the range covers and that may be cut.
+    /// Down to the first entry that is no table, or a table that the range covers and that may be cut. Every table above
+    /// an annotation is noted as such before the annotation is stored, from the root down: who would cut one of them
+    /// either has done so, and is met here, or finds the note (R7).
     fn walk<F: Format>(&self, visit: Visit<'s, H, F>, range: GpaRange, at: Gpa) -> Option<Position<'s, H>> {
         let mut position = visit.at_root(at)?;
         while visit.space.format.kind(position.raw, position.level) == Kind::Table
             && !self.cuts_off(visit, position, range, at)
         {
-            position = visit.below(position, at);
+            let noted = self.left == 0 || visit.keep(position);
+            position = if noted { visit.below(position, at) } else { visit.at_root(at)? };
         }
         Some(position)
     }
 
+    /// Whether a table goes as a whole: never one with annotations below, unless for another annotation.
     fn cuts_off<F: Format>(&self, visit: Visit<'s, H, F>, position: Position<'s, H>, range: GpaRange, at: Gpa) -> bool {
-        self.may_cut > 0 && range.covers(visit.span(at, position.level))
+        let may_go = self.left != 0 || !visit.space.format.is_kept(position.raw, position.level);
+        let may_go = may_go && (!self.moves_dirty || position.level == Level::new(1));
+        self.may_cut > 0 && may_go && range.covers(visit.span(at, position.level))
     }
 
     /// Locks leaves of one table of pages, from `at` on, as long as they are leaves or empty and a run holds them; the
@@ -141,19 +173,26 @@ impl<'s, H: Host> Removal<'s, H> {
         let left = (range.end().get() - at.get()) >> geometry.page_shift();
         let most = left.min((geometry.entries() - position.index) as u64).min(budget) as usize;
         let address = |entries: usize| Gpa::new(at.get() + ((entries as u64) << geometry.page_shift()));
+        let left_behind = self.left;
         let (mut visited, mut locked) = (0, 0);
-        let lock = |entry: Entry<'s, H::Atomics>| {
-            let raw = entry.load();
-            format.kind(raw, Level::PAGE) == Kind::Leaf && entry.change(raw, F::LOCKED).is_ok()
-        };
         while visited < most {
             let index = position.index + visited;
-            let is_empty = |entry: Entry<'s, H::Atomics>| format.kind(entry.load(), Level::PAGE) == Kind::Empty;
-            visited += position.table.leading(index, most - visited, is_empty);
+            let changed = &mut self.changed;
+            let pass = |entry: Entry<'s, H::Atomics>| {
+                let raw = entry.load();
+                format.kind(raw, Level::PAGE) == Kind::Empty && annotate(entry, raw, left_behind, changed)
+            };
+            visited += position.table.leading(index, most - visited, pass);
             let start = address(visited);
             let here = Position { index: position.index + visited, ..position };
             let Some(place) = self.run_for(here, start) else { break };
-            let leaves = position.table.leading(here.index, most - visited, lock);
+            let leaves = match self.moves_dirty {
+                true => self.lock_dirty(visit, here, most - visited, start),
+                false => here.table.leading(here.index, most - visited, |entry| {
+                    let raw = entry.load();
+                    format.kind(raw, Level::PAGE) == Kind::Leaf && entry.change(raw, F::LOCKED).is_ok()
+                }),
+            };
             if leaves == 0 {
                 break;
             }
@@ -167,6 +206,27 @@ impl<'s, H: Host> Removal<'s, H> {
         visit.tally.unmapped(Level::PAGE, locked);
         self.changed += locked;
         (address(visited), visited as u64)
+    }
+
+    /// Locks leaves of one table from `first` on, which maps `start`, and holds those that are dirty, as far as there is
+    /// room; how many.
+    fn lock_dirty<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        first: Position<'s, H>,
+        most: usize,
+        start: Gpa,
+    ) -> usize {
+        let format = visit.space.format;
+        let mut page = start.get() >> visit.space.geometry().page_shift();
+        first.table.leading(first.index, most, |entry| {
+            let raw = entry.load();
+            let is_leaf = format.kind(raw, Level::PAGE) == Kind::Leaf;
+            // Held before it is locked: a page too many does no harm.
+            let held = is_leaf && (!format.is_dirty(raw, Level::PAGE) || self.moved.hold(page));
+            page += 1;
+            held && entry.change(raw, F::LOCKED).is_ok()
+        })
     }
 
     /// Adds leaves that were locked, from `first` on and up to the address `end`, to the run at `place`.
@@ -187,7 +247,7 @@ impl<'s, H: Host> Removal<'s, H> {
     ) -> Next {
         let span = visit.span(at, position.level);
         match visit.space.format.kind(position.raw, position.level) {
-            Kind::Empty => Next::At(span.end()),
+            Kind::Empty => self.empty(visit, position, range, at, cache),
             Kind::Frozen => Next::At(at),
             Kind::Locked if self.holds_nothing() => {
                 visit.wait_unlocked(position);
@@ -203,6 +263,7 @@ impl<'s, H: Host> Removal<'s, H> {
             Kind::Leaf if cache.len() > 0 && !self.holds_nothing() => Next::Full,
             Kind::Leaf => match visit.split(position, at, cache) {
                 Split::Done | Split::Lost => Next::At(at),
+                Split::NoTable if self.left != 0 => self.short(position.level),
                 Split::NoTable => {
                     self.widened = true;
                     self.leaf(visit, position, span, at)
@@ -211,8 +272,45 @@ impl<'s, H: Host> Removal<'s, H> {
         }
     }
 
+    /// Nothing is cached of an empty entry: what it says is changed at once.
+    fn empty<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        position: Position<'s, H>,
+        range: GpaRange,
+        at: Gpa,
+        cache: &mut Cache,
+    ) -> Next {
+        let span = visit.span(at, position.level);
+        if self.left == 0 || position.raw == self.left {
+            return Next::At(span.end());
+        }
+        if range.covers(span) {
+            let annotated = annotate(position.entry(), position.raw, self.left, &mut self.changed);
+            return Next::At(if annotated { span.end() } else { at });
+        }
+        if !self.holds_nothing() {
+            return Next::Full;
+        }
+        match visit.divide(position, cache) {
+            Divide::Done | Divide::Lost => Next::At(at),
+            Divide::NoTable => self.short(position.level),
+        }
+    }
+
+    fn short(&mut self, level: Level) -> Next {
+        self.shortage = Some(level.get().into());
+        Next::Full
+    }
+
     fn leaf<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, span: GpaRange, at: Gpa) -> Next {
         let Some(place) = self.run_for(position, span.start()) else { return Next::Full };
+        // Under a log no block becomes writable, and none is dirty.
+        let is_dirty =
+            self.moves_dirty && position.level == Level::PAGE && visit.space.format.is_dirty(position.raw, Level::PAGE);
+        if is_dirty && !self.moved.hold(at.get() >> visit.space.geometry().page_shift()) {
+            return Next::Full;
+        }
         if position.entry().change(position.raw, F::LOCKED).is_err() {
             return Next::At(at);
         }
@@ -246,12 +344,39 @@ impl<'s, H: Host> Removal<'s, H> {
         let format = visit.space.format;
         let table = format.table_address(position.raw, position.level);
         let subtree = Subtree::new(format, table, position.level.below().unwrap_or(Level::PAGE));
-        self.cuts[free] = Some(Cut { position, subtree });
+        self.cuts[free] = Some(Cut { position, start: span.start(), subtree });
         self.may_cut -= 1;
         self.gather.table(span);
         self.changed += 1;
         Next::At(span.end())
     }
+}
+
+/// Calls `mark` with the dirty pages of a table that was cut off and flushed: hardware does not reach it any more, and what
+/// software makes writable in it, it marks itself. Pages that somebody else has locked are waited for: their owner marks
+/// them before it lets go. The caller owns nothing locked any more but entries above pages, for which no scan waits.
+fn scan<H: Host, F: Format>(visit: Visit<'_, H, F>, cut: &Cut<'_, H>, mark: &mut impl FnMut(u64)) {
+    let geometry = visit.space.geometry();
+    let first = visit.below(cut.position, cut.start);
+    let page = cut.start.get() >> geometry.page_shift();
+    for index in 0..geometry.entries() {
+        let position = Position { index, ..first };
+        visit.wait_unlocked(position);
+        if visit.space.format.is_dirty(position.entry().load(), Level::PAGE) {
+            mark(page + index as u64);
+        }
+    }
+}
+
+/// Gives an entry that was seen empty its annotation, if it has to have one and has another; false if it has changed.
+#[inline(always)]
+fn annotate<A: Atomics>(entry: Entry<'_, A>, raw: u64, annotation: u64, changed: &mut u64) -> bool {
+    if annotation == 0 || raw == annotation {
+        return true;
+    }
+    let done = entry.change(raw, annotation).is_ok();
+    *changed += u64::from(done);
+    done
 }
 
 impl<H: Host> Drop for Removal<'_, H> {

@@ -59,11 +59,11 @@ impl<'s, A: Atomics> Entry<'s, A> {
         Ok(Broken { entry: self, old: seen })
     }
 
-    /// Empties an entry that this thread locked to remove it. The proof is that of a flush of all that the entry
-    /// covered, completed after the locking: empty means that nothing is cached (R8).
+    /// Empties an entry that this thread locked to remove it: `left` is 0 or an annotation. The proof is that of a flush of
+    /// all that the entry covered, completed after the locking: empty means that nothing is cached (R8).
     #[inline(always)]
-    pub(crate) fn emptied(self, _flushed: &Flushed) {
-        self.store(0);
+    pub(crate) fn emptied(self, _flushed: &Flushed, left: u64) {
+        self.store(left);
     }
 
     /// Gives an entry back that this thread froze, under a parent that it still has locked.

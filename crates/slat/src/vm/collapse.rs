@@ -50,6 +50,7 @@ impl<R: VmRef> Worker<R> {
             left = left.saturating_sub(if found.collapses { geometry.entries() as u64 } else { 1 });
             progress.changed += u64::from(match how {
                 _ if !found.collapses => false,
+                Collapse::Lazily if found.is_kept => false, // it would lose its leaves and stay
                 Collapse::InPlace => self.collapse_in_place(found.span.start(), ONE),
                 Collapse::Lazily => self.remove(found.span, Budget::UNLIMITED).changed > 0,
             });
@@ -74,8 +75,9 @@ impl<R: VmRef> Worker<R> {
             let span = visit.span(at, level);
             let meant = span.start() == at && range.covers(span);
             let position = if meant { visit.walk(at, level)? } else { return None };
-            let is_table = position.level == level && vm.space.format.is_table(position.raw, level);
-            (is_table && wants_leaf(vm, visit, at, level)).then_some(span)
+            let format = vm.space.format;
+            let is_table = position.level == level && format.is_table(position.raw, level);
+            (is_table && !format.is_kept(position.raw, level) && wants_leaf(vm, visit, at, level)).then_some(span)
         })
     }
 
@@ -85,11 +87,13 @@ impl<R: VmRef> Worker<R> {
         let vm = vm.vm();
         let section = vm.space.domain.enter(&mut member.reader);
         let visit = Visit { space: &vm.space, section: section.inside(), tally: section.tally() };
-        let Some(position) = visit.walk(at, ONE) else { return Found { span: range.from(at), collapses: false } };
+        let Some(position) = visit.walk(at, ONE) else {
+            return Found { span: range.from(at), collapses: false, is_kept: false };
+        };
         let span = visit.span(at, position.level);
         let is_table = position.level == ONE && vm.space.format.is_table(position.raw, ONE);
         let collapses = is_table && range.covers(span) && wants_leaf(vm, visit, span.start(), ONE);
-        Found { span, collapses }
+        Found { span, collapses, is_kept: is_table && vm.space.format.is_kept(position.raw, ONE) }
     }
 
     fn collapse_in_place(&mut self, at: Gpa, level: Level) -> bool {
@@ -115,6 +119,8 @@ const ONE: Level = Level::new(1);
 struct Found {
     span: GpaRange,
     collapses: bool,
+    /// Annotations lie below, or have.
+    is_kept: bool,
 }
 
 /// As [`may_be_leaf`], for whatever slot is there.

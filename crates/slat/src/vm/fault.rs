@@ -12,7 +12,7 @@ use crate::space::{Publish, Split, Ticket, Visit};
 use crate::sync::Atomics;
 use crate::table::{Cache, Position};
 
-/// What became of a fault.
+/// What became of a fault. Small enough to be returned in one register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "only some outcomes let the guest go on"]
 #[non_exhaustive]
@@ -47,6 +47,12 @@ pub enum Outcome {
     /// The backing refuses the access ([`Translation::Denied`], or a run without the permission or not covering the
     /// page).
     Denied,
+    /// The embedder has noted something at the address ([`Worker::annotate`](super::Worker::annotate)); what, says
+    /// [`Vcpu::annotation`](super::Vcpu::annotation).
+    Annotated {
+        /// The size of the entry that holds the note.
+        level: Level,
+    },
     /// The vCPU carries too few tables: [`top_up`](super::Vcpu::top_up) with this number, then call again. Nothing was
     /// done.
     NeedTables(u8),
@@ -55,6 +61,8 @@ pub enum Outcome {
     /// The VM was torn down.
     Gone,
 }
+
+const _: () = assert!(size_of::<Outcome>() <= 4);
 
 /// How one look at the tree ended.
 pub(crate) enum Step {
@@ -113,6 +121,9 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             let Some(position) = self.visit.walk(self.gpa, Level::PAGE) else { return Step::Done(Outcome::Gone) };
             let step = match self.visit.space.format.kind(position.raw, position.level) {
                 Kind::Leaf => self.leaf(position, &mut answer),
+                Kind::Empty if position.raw != 0 => {
+                    return Step::Done(Outcome::Annotated { level: position.level });
+                }
                 Kind::Empty => self.map(position, &mut answer),
                 // The owner may be waiting for its flush: give way to the guest, which acknowledges it.
                 Kind::Locked => return Step::Done(Outcome::Retry),
@@ -264,6 +275,10 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         let span = self.visit.span(self.gpa, plan.level);
         let shards = &self.visit.space.shards;
         let published = self.visit.replace_leaf(position, self.gpa, plan.raw, || shards.admits(&plan.ticket, span));
+        let format = self.visit.space.format;
+        if matches!(published, Publish::Done) && format.is_dirty(position.raw, position.level) {
+            mark(plan.slot, span, self.page_shift()); // hardware's mark goes with the old leaf
+        }
         self.flush_local(plan.level);
         self.visit.tally.flushed_local();
         self.finish(published, &plan)

@@ -27,7 +27,7 @@ pub struct Invalidation<'w, R: VmRef> {
 pub enum InvalidateError {
     /// The range was refused.
     Range(RangeError),
-    /// 65,535 invalidations are open in one region.
+    /// 65,535 invalidations are open in one region, or as many of host memory as the VM may have workers.
     TooMany,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for InvalidateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Range(error) => error.fmt(f),
-            Self::TooMany => f.write_str("65,535 invalidations are open in one region"),
+            Self::TooMany => f.write_str("too many invalidations are open"),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::handle::{Handle, VmRef};
 use super::{Vcpu, Worker};
 use crate::addr::{Gpa, Level};
 use crate::format::{Format, Kind};
-use crate::host::Permissions;
+use crate::host::{Host, Permissions};
 use crate::space::Visit;
 
 /// What a guest physical address is mapped by.
@@ -37,18 +37,22 @@ impl<R: VmRef> Handle<R> {
     fn lookup(&mut self, gpa: Gpa) -> Option<Mapping> {
         let space = &self.vm.vm().space;
         let section = space.domain.enter(&mut self.member.reader);
-        let visit = Visit { space, section: section.inside(), tally: section.tally() };
-        match visit.at_page(gpa, |_, raw| Some(raw)) {
-            Some(raw) => mapping(space.format, raw, Level::PAGE),
-            None => upper(visit, gpa),
-        }
+        look_up(Visit { space, section: section.inside(), tally: section.tally() }, gpa)
+    }
+}
+
+#[inline(always)]
+pub(super) fn look_up<H: Host, F: Format>(visit: Visit<'_, H, F>, gpa: Gpa) -> Option<Mapping> {
+    match visit.at_page(gpa, |_, raw| Some(raw)) {
+        Some(raw) => mapping(visit.space.format, raw, Level::PAGE),
+        None => upper(visit, gpa),
     }
 }
 
 /// No page: a block, an address outside of the address space, or a tree that is not walked unrolled.
 #[cold]
 #[inline(never)]
-fn upper<H: crate::host::Host, F: Format>(visit: Visit<'_, H, F>, gpa: Gpa) -> Option<Mapping> {
+fn upper<H: Host, F: Format>(visit: Visit<'_, H, F>, gpa: Gpa) -> Option<Mapping> {
     if gpa >= visit.space.end {
         return None;
     }

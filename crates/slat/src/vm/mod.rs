@@ -1,13 +1,16 @@
 //! A VM's memory as its embedder sees it: slots, vCPUs that fault, workers that do everything else.
 
 mod age;
+mod annotate;
 mod budget;
 mod collapse;
 mod dirty;
+mod exit;
 mod fault;
 mod handle;
 mod harvest;
 mod invalidate;
+mod invalidate_host;
 mod log;
 mod lookup;
 mod moving;
@@ -19,11 +22,14 @@ mod vcpu;
 mod worker;
 
 pub use age::Aged;
+pub use annotate::AnnotateError;
 pub use budget::{Budget, Progress};
 pub use collapse::Collapse;
+pub use exit::Exit;
 pub use fault::Outcome;
 pub use handle::{JoinError, VmRef};
 pub use invalidate::{InvalidateError, Invalidation};
+pub use invalidate_host::HostInvalidation;
 pub use log::{Harvest, LogError, LogProgress, Pages};
 pub use lookup::Mapping;
 pub use prefault::PrefaultError;
@@ -34,13 +40,13 @@ pub use worker::{RangeError, Reclaim, Teardown, Worker};
 
 use core::fmt;
 
-use crate::addr::Hpa;
+use crate::addr::{Gpa, Hpa};
 use crate::format::Format;
 use crate::host::{Host, TableMemory, Trust};
-use crate::reclaim::{OutOfMemory, Subtree, drain_exclusive, take_apart_now};
+use crate::reclaim::{Inside, OutOfMemory, Subtree, drain_exclusive, take_apart_now};
 use crate::space::Space;
 
-use slots::Slots;
+use slots::{LastUsed, Slots};
 
 /// How many handles a VM may have at a time, and when a flush becomes a flush of everything.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +112,7 @@ impl<H: Host, F: Format> Vm<H, F> {
             return Err(VmError::Config);
         }
         let members = (config.vcpus + config.workers) as usize;
-        let slots = Slots::new()?;
+        let slots = Slots::new(config.workers as usize)?;
         Ok(Self { space: Space::new(host, format, members, config.flush_threshold)?, slots, config })
     }
 
@@ -123,6 +129,16 @@ impl<H: Host, F: Format> Vm<H, F> {
     /// The root table: what the architecture's root register points to. `None` once torn down.
     pub fn root(&self) -> Option<Hpa> {
         self.space.root.load()
+    }
+
+    /// Marks a page whose entry was dirty when it was taken out, if its slot is logged.
+    fn mark_moved(&self, section: Inside<'_, H::Atomics>, page: u64) {
+        let gpa = Gpa::new(page << self.space.geometry().page_shift());
+        if let Some(slot) = self.slots.read(section).find_any(gpa, &mut LastUsed::default())
+            && let Some(log) = &slot.log
+        {
+            log.mark_page(page);
+        }
     }
 
     /// The sums of all handles' counters. Exact when no handle is at work, else a moment's blur.

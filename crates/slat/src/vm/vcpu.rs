@@ -1,16 +1,19 @@
-//! A vCPU's handle: what its thread faults through.
+//! A vCPU's handle, and what its thread faults through.
 
 use core::fmt;
 
-use super::fault::{Answer, Fault, Outcome, Step};
+use super::Vm;
+use super::exit::Exit;
+use super::fault::Outcome;
 use super::handle::{Handle, JoinError, VmRef};
 use super::quick::Quick;
 use super::slots::LastUsed;
 use crate::addr::Gpa;
 use crate::format::Format;
-use crate::host::{Access, Backing, Request, VcpuId};
-use crate::reclaim::{OutOfMemory, Subtree};
-use crate::space::Visit;
+use crate::host::{Access, Host, VcpuId};
+use crate::reclaim::{OutOfMemory, Reader, Subtree};
+use crate::space::{Member, Visit};
+use crate::table::Cache;
 
 /// The handle of one vCPU, owned by the thread that runs it.
 ///
@@ -19,8 +22,8 @@ use crate::space::Visit;
 #[repr(align(128))] // neighbours in an array share no line (R3)
 pub struct Vcpu<R: VmRef> {
     pub(super) handle: Handle<R>,
-    id: VcpuId,
-    memo: Memo,
+    pub(super) id: VcpuId,
+    pub(super) memo: Memo,
 }
 
 /// What one fault leaves for the next ones.
@@ -29,6 +32,30 @@ pub(super) struct Memo {
     pub(super) last_used: LastUsed,
     /// A table that a fault has collapsed and that is not yet among what waits for its grace period.
     pub(super) stash: Option<Subtree>,
+}
+
+impl Memo {
+    /// Retires the table that a fault collapsed, and takes apart what nobody can see any more: its tables serve the next
+    /// faults. Outside of any section.
+    #[inline]
+    pub(super) fn settle<H: Host, F: Format>(
+        &mut self,
+        vm: &Vm<H, F>,
+        reader: &mut Reader<H::Atomics>,
+        cache: &mut Cache,
+    ) {
+        let space = &vm.space;
+        if let Some(subtree) = self.stash.take() {
+            core::hint::cold_path();
+            let tag = space.domain.tag();
+            space.domain.limbo(reader).push(subtree, tag);
+        }
+        if space.domain.limbo(reader).len() > 0 {
+            core::hint::cold_path();
+            let (memory, tally) = ((&space.host, space.format), space.tally(reader));
+            space.domain.reclaim(reader, memory, tally, cache, ENTRIES_SETTLED);
+        }
+    }
 }
 
 impl<R: VmRef> Vcpu<R> {
@@ -46,6 +73,9 @@ impl<R: VmRef> Vcpu<R> {
     ///
     /// On return the tables say what the outcome says. No other CPU's TLB was flushed unless a block was split or a leaf
     /// replaced; this CPU's was told about the page if it may have been stale.
+    ///
+    /// One of the two full barriers of a fault is that of entering the engine: a thread that comes here straight from its
+    /// guest pays it once, and cheaper, with [`exit`](Self::exit).
     #[inline]
     pub fn fault(&mut self, gpa: Gpa, access: Access) -> Outcome {
         let vm = self.handle.vm.vm();
@@ -66,40 +96,18 @@ impl<R: VmRef> Vcpu<R> {
     /// Everything that is not common, from the original arguments.
     #[inline(never)]
     fn fault_at_length(&mut self, gpa: Gpa, access: Access) -> Outcome {
-        self.settle();
-        let vm = self.handle.vm.vm();
-        let space = &vm.space;
-        if gpa >= space.end {
-            return Outcome::OutOfRange;
-        }
-        let member = &mut self.handle.member;
-        let tally = space.tally(&member.reader);
-        let mut answer = None;
-        let outcome = loop {
-            let section = space.domain.enter(&mut member.reader);
-            let visit = Visit { space, section: section.inside(), tally };
-            let (cache, Memo { last_used, stash }) = (&mut member.cache, &mut self.memo);
-            let vcpu = Some(self.id);
-            let step = Fault { vm, visit, cache, last_used, stash, vcpu, gpa, access, whole: None, filled: 0 }
-                .serve(answer.take());
-            drop(section);
-            match step {
-                Step::Done(outcome) => break outcome,
-                Step::Blocked(request, ticket) => {
-                    let translation = space.host.translate(Request { may_block: true, ..request });
-                    answer = Some(Answer { ticket, translation });
-                }
-            }
-        };
-        match outcome {
-            Outcome::Mapped { .. } => tally.fault_mapped(),
-            Outcome::Relaxed { .. } => tally.relaxed(),
-            Outcome::Accessed { .. } => tally.accessed(),
-            Outcome::Spurious => tally.spurious(),
-            Outcome::Retry => tally.retried(),
-            _ => {}
-        }
-        outcome
+        self.exit().fault_at_length(gpa, access)
+    }
+
+    /// The vCPU has left its guest: until the result is dropped its thread stands inside the engine, and faults through it
+    /// cost one full barrier less.
+    ///
+    /// To be dropped before the guest is entered again, and before anything that takes long: what waits for a grace period
+    /// (freed tables, replaced slots, a teardown) waits for it.
+    ///
+    #[inline]
+    pub fn exit(&mut self) -> Exit<'_, R> {
+        Exit::new(self)
     }
 
     /// Carries at least `tables` tables from now on (at most 64), allocating the missing ones from the host. To be called
@@ -109,23 +117,11 @@ impl<R: VmRef> Vcpu<R> {
         self.handle.top_up(tables)
     }
 
-    /// Retires the table that a fault collapsed, and takes apart what nobody can see any more: its tables serve the next
-    /// faults.
     #[inline]
     fn settle(&mut self) {
         let Handle { vm, member } = &mut self.handle;
-        let space = &vm.vm().space;
-        if let Some(subtree) = self.memo.stash.take() {
-            core::hint::cold_path();
-            let tag = space.domain.tag();
-            space.domain.limbo(&mut member.reader).push(subtree, tag);
-        }
-        if space.domain.limbo(&mut member.reader).len() > 0 {
-            core::hint::cold_path();
-            let memory = (&space.host, space.format);
-            let tally = space.tally(&member.reader);
-            space.domain.reclaim(&mut member.reader, memory, tally, &mut member.cache, ENTRIES_SETTLED);
-        }
+        let Member { reader, cache } = member;
+        self.memo.settle(vm.vm(), reader, cache);
     }
 
     /// The most tables that one fault can need: a whole path below the root.

@@ -7,6 +7,7 @@ use super::handle::{Handle, JoinError, VmRef};
 use super::slots::{Change, LogMode, NewSlot, Slot, SlotError, SlotFlags, Unfinished, Walk};
 use super::{Budget, Progress};
 use crate::addr::{Gpa, GpaRange};
+use crate::format::Format;
 use crate::host::{Flush, SlotId, TableMemory, Tlb};
 use crate::reclaim::{Inside, OutOfMemory, Shared, Subtree};
 use crate::space::{All, CUTS, Protection, Removal, Visit, What};
@@ -102,13 +103,16 @@ impl<R: VmRef> Worker<R> {
         if slot.range.is_empty() || !slot.host.is_aligned(vm.space.geometry().page_size()) {
             return Err(SlotError::Unaligned);
         }
+        if slot.flags.log == Some(LogMode::Hardware) && !vm.space.format.hardware_dirty() {
+            return Err(SlotError::LogMode);
+        }
         let log = new_log::<AtomicsOf<R>>(slot.range, slot.flags.log, vm.space.geometry().page_shift())?;
         log.iter().for_each(|log| log.arm()); // nothing is mapped yet
         let slot = Slot::new(id, &slot, log);
         let mut change = vm.slots.write(&vm.space.domain)?;
         let section = vm.space.domain.enter(&mut member.reader);
         change.admits(section.inside(), &slot)?;
-        change.put(section.inside(), slot)
+        change.add(section.inside(), slot)
     }
 
     /// Removes a slot and what it maps; to be called until it is done. From the first call on, faults find no slot
@@ -130,6 +134,9 @@ impl<R: VmRef> Worker<R> {
     /// Turning a log on with [`LogMode::Protect`] and making a slot read-only walk over the slot; all else is done at
     /// once. Turning a log off drops its marks.
     pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags, budget: Budget) -> Result<Progress, SlotError> {
+        if flags.log == Some(LogMode::Hardware) && !self.handle.vm.vm().space.format.hardware_dirty() {
+            return Err(SlotError::LogMode);
+        }
         let mut log = self.log_for(id, flags)?;
         let work = self.begin(id, |_, slot, change| {
             let unfinished = change.unfinished(id);
@@ -141,6 +148,10 @@ impl<R: VmRef> Worker<R> {
             }
             if unfinished.is_some() {
                 return Err(SlotError::Unfinished);
+            }
+            let by_hardware = |flags: SlotFlags| flags.log == Some(LogMode::Hardware);
+            if slot.log.is_some() && flags.log.is_some() && by_hardware(slot.flags) != by_hardware(flags) {
+                return Err(SlotError::LogMode);
             }
             let log = match slot.log.is_some() == flags.log.is_some() {
                 true => slot.log.clone(),
@@ -188,8 +199,8 @@ impl<R: VmRef> Worker<R> {
     }
 
     /// Tears the VM down, to be called until it says [`Teardown::Done`]. The first call cuts the tree off at its root:
-    /// faults and other operations answer `Gone` from then on. Waits for vCPUs that are inside a fault; those that are
-    /// in their guests have to be out already, and load this root no more. Other workers that have unlinked something
+    /// faults and other operations answer `Gone` from then on. Waits, within the budget, for vCPUs that are inside a fault
+    /// or keep an [`Exit`](super::Exit); those that are in their guests have to be out already, and load this root no more. Other workers that have unlinked something
     /// free it by their own [`reclaim`](Self::reclaim), or by being dropped: until then the answer is
     /// [`Teardown::More`].
     pub fn teardown(&mut self, budget: Budget) -> Teardown {
@@ -203,7 +214,7 @@ impl<R: VmRef> Worker<R> {
         let mut empty = |reader: &mut crate::reclaim::Reader<_>| {
             while space.domain.limbo(reader).len() > 0 && left > 0 {
                 let visited = space.domain.reclaim(reader, memory, tally, &mut member.cache, left);
-                left -= visited.min(left);
+                left = left.saturating_sub(visited.max(1)); // a look that found nobody gone counts, too
                 if visited == 0 {
                     space.host.relax(); // a grace period: outside any section, owning nothing locked (R11)
                 }
@@ -322,7 +333,7 @@ impl<R: VmRef> Worker<R> {
                     Some(walk) if walk.serial == unfinished.serial => {
                         match walk.walk {
                             Walk::Move(to) => {
-                                change.put(section.inside(), change.slot(section.inside(), id)?.arrived(to, shift)?)?
+                                change.add(section.inside(), change.slot(section.inside(), id)?.arrived(to, shift)?)?
                             }
                             _ => change.take_out(section.inside(), id)?,
                         }
@@ -337,7 +348,7 @@ impl<R: VmRef> Worker<R> {
                     progress.next = None;
                     return Ok(progress);
                 }
-                Err(SlotError::Busy | SlotError::OutOfMemory) => {}
+                Err(SlotError::Busy | SlotError::OutOfMemory | SlotError::Invalidated) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -375,27 +386,38 @@ impl<R: VmRef> Worker<R> {
         }
     }
 
+    /// Removes what `range` maps; annotations stay.
     pub(super) fn remove(&mut self, range: GpaRange, budget: Budget) -> Progress {
+        self.remove_leaving(range, 0, budget.get()).progress
+    }
+
+    /// Removes what `range` maps and leaves `word` behind: 0, or an annotation.
+    pub(super) fn remove_leaving(&mut self, range: GpaRange, word: u64, budget: u64) -> Removed {
         let Handle { vm, member } = &mut self.handle;
-        let space = &vm.vm().space;
+        let vm = vm.vm();
+        let space = &vm.space;
         let tally = space.tally(&member.reader);
         let mut progress = Progress { next: None, changed: 0, widened: false };
-        let (mut at, mut left) = (range.start(), budget.get());
+        let (mut at, mut left) = (range.start(), budget);
         loop {
             let may_cut = space.domain.limbo(&mut member.reader).room();
             let section = space.domain.enter(&mut member.reader);
             let visit = Visit { space, section: section.inside(), tally };
-            let mut removal = Removal::new(space.gather(), may_cut);
+            let slots = vm.slots.read(section.inside());
+            let moves_dirty = space.format.hardware_dirty() && slots.has_hardware_log(range);
+            let mut removal = Removal::new(space.gather(), may_cut, word, moves_dirty);
             let reached = removal.run(visit, range.from(at), &mut member.cache, left.min(ENTRIES_PER_SECTION));
             let mut cut = [None; CUTS];
             let mut places = cut.iter_mut();
-            removal.close(visit, |subtree| {
+            let mark = |page| vm.mark_moved(visit.section, page);
+            removal.close(visit, mark, |subtree| {
                 if let Some(place) = places.next() {
                     *place = Some(subtree);
                 }
             });
             progress.changed += removal.changed;
             progress.widened |= removal.widened;
+            let shortage = removal.shortage;
             drop(removal);
             drop(section);
             let tag = space.domain.tag();
@@ -403,14 +425,23 @@ impl<R: VmRef> Worker<R> {
             cut.into_iter().flatten().for_each(|subtree| limbo.push(subtree, tag));
             left = left.saturating_sub(reached.visited.max(1));
             match reached.next {
-                Some(next) if left > 0 => at = next,
+                Some(next) if left > 0 && shortage.is_none() => at = next,
                 next => {
                     progress.next = next;
-                    return progress;
+                    return Removed { progress, left, shortage };
                 }
             }
         }
     }
+}
+
+/// What a removal came to.
+pub(super) struct Removed {
+    pub(super) progress: Progress,
+    /// What is left of the budget.
+    pub(super) left: u64,
+    /// Tables that are missing where it stopped, if it stopped for that.
+    pub(super) shortage: Option<usize>,
 }
 
 impl<R: VmRef> fmt::Debug for Worker<R> {
@@ -438,7 +469,11 @@ fn walk_for(old: SlotFlags, new: SlotFlags) -> Option<What> {
     if new.read_only && !old.read_only {
         return Some(What::WriteForGood);
     }
-    (old.log.is_none() && new.log == Some(LogMode::Protect)).then_some(What::Write)
+    match new.log {
+        Some(LogMode::Protect) if old.log.is_none() => Some(What::Write),
+        Some(LogMode::Hardware) if old.log.is_none() => Some(What::Dirty),
+        _ => None,
+    }
 }
 
 pub(super) fn new_log<A: Atomics>(

@@ -1,13 +1,17 @@
 //! Slots: which guest physical memory there is. Readers see an immutable snapshot; one writer at a time replaces it.
 
+mod by_host;
+mod snapshot;
+
+pub(crate) use snapshot::{LastUsed, Slot, Snapshot};
+
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::dirty::Log;
-use crate::addr::{Gpa, GpaRange, HostAddress};
+use crate::addr::{Gpa, GpaRange, HostAddress, HostRange};
 use crate::host::SlotId;
-use crate::reclaim::{Domain, Inside, OutOfMemory, Published, Retired, Shared, TryLock, TryLockGuard};
-use crate::space::What;
+use crate::reclaim::{Domain, Inside, OutOfMemory, Prepared, Published, Retired, TryLock, TryLockGuard};
+use crate::space::{TooManyOpen, What};
 use crate::sync::{Atomics, Padded};
 
 /// A slot to be created.
@@ -38,6 +42,10 @@ pub enum LogMode {
     /// Every page is marked; nothing is protected before it is cleared for the first time. Turning the log on costs no
     /// walk.
     InitiallySet,
+    /// No page is marked, and hardware keeps the log from each page's first write on, without a fault: for a format with
+    /// [`hardware_dirty`](crate::format::Format::hardware_dirty). A harvest looks at every page's entry, which takes as long
+    /// as the slot is large.
+    Hardware,
 }
 
 /// Why a change of slots was refused. Nothing was changed.
@@ -58,6 +66,11 @@ pub enum SlotError {
     Unfinished,
     /// Another thread is changing slots, or too many replaced snapshots wait for their grace period. Call again.
     Busy,
+    /// The format has no dirty state of hardware's, or the log is on in another mode: turn it off first.
+    LogMode,
+    /// The memory behind the slot is being taken back ([`Worker::invalidate_host`](super::Worker::invalidate_host)). Call
+    /// again when that is over.
+    Invalidated,
     /// There is no memory for it.
     OutOfMemory,
     /// The VM was torn down.
@@ -74,6 +87,8 @@ impl fmt::Display for SlotError {
             Self::OutOfRange => f.write_str("the range leaves the guest physical address space"),
             Self::Unfinished => f.write_str("an earlier change of the slot is not finished"),
             Self::Busy => f.write_str("slots are being changed by another thread"),
+            Self::LogMode => f.write_str("no such log in this format, or the log is on in another mode"),
+            Self::Invalidated => f.write_str("the memory behind the slot is being invalidated"),
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Gone => f.write_str("the VM was torn down"),
         }
@@ -88,150 +103,6 @@ impl From<OutOfMemory> for SlotError {
     }
 }
 
-/// A slot as a snapshot holds it: a cache line each, in the order of what a fault looks at.
-#[repr(C, align(64))]
-pub(crate) struct Slot<A: Atomics> {
-    pub(crate) id: SlotId,
-    pub(crate) range: GpaRange,
-    pub(crate) host: HostAddress,
-    pub(crate) flags: SlotFlags,
-    /// Being deleted: faults find nothing here, but nothing new may take the place yet.
-    pub(crate) dying: bool,
-    /// The range's end, or 0 for a slot that is read-only or dying: one look at it lets a fault map a page. Set by the
-    /// snapshot.
-    pub(crate) plain_end: Gpa,
-    pub(crate) log: Option<Shared<Log<A>, A>>,
-}
-
-impl<A: Atomics> Clone for Slot<A> {
-    fn clone(&self) -> Self {
-        Self { log: self.log.clone(), ..*self }
-    }
-}
-
-impl<A: Atomics> Slot<A> {
-    pub(crate) fn new(id: SlotId, slot: &NewSlot, log: Option<Shared<Log<A>, A>>) -> Self {
-        let NewSlot { range, host, flags } = *slot;
-        Self { id, range, host, flags, dying: false, plain_end: Gpa::new(0), log }
-    }
-
-    /// The slot at the end of a move, over `to`. Its log starts with every page marked: what was written on the way, and
-    /// what the old log held, is among them.
-    pub(crate) fn arrived(self, to: GpaRange, page_shift: u32) -> Result<Self, OutOfMemory> {
-        let log = match self.flags.log {
-            Some(_) => {
-                let log = Log::new(to.start().get() >> page_shift, to.end().get() >> page_shift, true)?;
-                log.arm(); // nothing is mapped there yet
-                Some(Shared::new(log)?)
-            }
-            None => None,
-        };
-        Ok(Self { range: to, dying: false, log, ..self })
-    }
-
-    pub(crate) fn host_address(&self, gpa: Gpa) -> HostAddress {
-        HostAddress::new(self.host.get().wrapping_add(gpa.get() - self.range.start().get()))
-    }
-}
-
-/// All slots at one moment, in the order of their addresses.
-pub(crate) struct Snapshot<A: Atomics> {
-    /// The first address of each slot, apart from the rest: a search touches few cache lines.
-    starts: Vec<Gpa>,
-    slots: Vec<Slot<A>>,
-}
-
-/// A handle's guess where its next fault will be: the index of the slot of the last one.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct LastUsed(usize);
-
-impl<A: Atomics> Snapshot<A> {
-    fn empty() -> Self {
-        Self { starts: Vec::new(), slots: Vec::new() }
-    }
-
-    /// The slot that holds `gpa`. `last` may be stale in any way: it is checked, and left alone when there is no slot.
-    #[inline(always)]
-    pub(crate) fn find(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        match self.slots.get(last.0) {
-            Some(slot) if slot.range.contains(gpa) => (!slot.dying).then_some(slot),
-            _ => self.search(gpa, last),
-        }
-    }
-
-    /// The slot that holds `gpa`, dying or not, if the guess is right.
-    #[inline(always)]
-    pub(crate) fn guess(&self, gpa: Gpa, last: LastUsed) -> Option<&Slot<A>> {
-        self.slots.get(last.0).filter(|slot| slot.range.contains(gpa))
-    }
-
-    /// As [`guess`](Self::guess), for a slot in which every access may be served.
-    #[inline(always)]
-    pub(crate) fn guess_plain(&self, gpa: Gpa, last: LastUsed) -> Option<&Slot<A>> {
-        self.slots.get(last.0).filter(|slot| slot.range.start() <= gpa && gpa < slot.plain_end)
-    }
-
-    #[inline(never)]
-    fn search(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        self.search_any(gpa, last).filter(|slot| !slot.dying)
-    }
-
-    /// As [`find`](Self::find), dying slots included: what they map is still written to, and logged.
-    #[inline(always)]
-    pub(crate) fn find_any(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        match self.guess(gpa, *last) {
-            Some(slot) => Some(slot),
-            None => self.search_any(gpa, last),
-        }
-    }
-
-    #[inline(never)]
-    fn search_any(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        let index = self.starts.partition_point(|&start| start <= gpa).checked_sub(1)?;
-        let slot = self.slots.get(index).filter(|slot| slot.range.contains(gpa))?;
-        *last = LastUsed(index);
-        Some(slot)
-    }
-
-    /// The slot with this number, dying ones included.
-    pub(crate) fn by_id(&self, id: SlotId) -> Option<&Slot<A>> {
-        self.slots.iter().find(|slot| slot.id == id)
-    }
-
-    /// A slot that shares addresses with `range`.
-    fn overlapping(&self, range: GpaRange) -> Option<&Slot<A>> {
-        let after = self.starts.partition_point(|&start| start < range.end());
-        self.slots.get(after.checked_sub(1)?).filter(|slot| slot.range.overlaps(range))
-    }
-
-    /// A copy in which the slot with the number of `changed` is replaced by it, or it is added.
-    fn with(&self, changed: Slot<A>) -> Result<Self, OutOfMemory> {
-        self.rebuilt(changed.id, Some(changed))
-    }
-
-    /// A copy without the slot of this number.
-    fn without(&self, id: SlotId) -> Result<Self, OutOfMemory> {
-        self.rebuilt(id, None)
-    }
-
-    fn rebuilt(&self, id: SlotId, changed: Option<Slot<A>>) -> Result<Self, OutOfMemory> {
-        let mut copy = Self::empty();
-        let most = self.slots.len() + 1;
-        copy.slots.try_reserve_exact(most).map_err(|_| OutOfMemory)?;
-        copy.starts.try_reserve_exact(most).map_err(|_| OutOfMemory)?;
-        copy.slots.extend(self.slots.iter().filter(|slot| slot.id != id).cloned());
-        if let Some(changed) = changed {
-            let place = copy.slots.partition_point(|slot| slot.range.start() < changed.range.start());
-            copy.slots.insert(place, changed);
-        }
-        for slot in &mut copy.slots {
-            slot.plain_end = if slot.flags.read_only || slot.dying { Gpa::new(0) } else { slot.range.end() };
-        }
-        copy.starts.extend(copy.slots.iter().map(|slot| slot.range.start()));
-        Ok(copy)
-    }
-}
-
 /// Replaced snapshots that may wait for their grace periods before a writer is told to come back.
 const RETIRED: usize = 32;
 
@@ -240,6 +111,9 @@ pub(crate) struct Slots<A: Atomics> {
     /// Alone in its lines: every fault reads it.
     current: Padded<Published<Snapshot<A>, A>>,
     writer: TryLock<Writer<A>, A>,
+    /// The host's memory that is being taken back, held as long as it takes to publish a snapshot: while a range is in it,
+    /// the slots with memory of it stay the same. Never held while memory is allocated, which may take some back.
+    invalidated: TryLock<Vec<HostRange>, A>,
 }
 
 /// What the one writer keeps.
@@ -271,9 +145,13 @@ pub(crate) enum Walk {
 }
 
 impl<A: Atomics> Slots<A> {
-    pub(crate) fn new() -> Result<Self, OutOfMemory> {
+    /// No slots yet. Every one of `workers` may take memory back at the same time.
+    pub(crate) fn new(workers: usize) -> Result<Self, OutOfMemory> {
         let writer = Writer { retired: Vec::new(), unfinished: Vec::new(), serial: 0 };
-        Ok(Self { current: Padded(Published::new(Snapshot::empty())?), writer: TryLock::new(writer) })
+        let mut invalidated = Vec::new();
+        invalidated.try_reserve_exact(workers).map_err(|_| OutOfMemory)?;
+        let current = Padded(Published::new(Snapshot::empty())?);
+        Ok(Self { current, writer: TryLock::new(writer), invalidated: TryLock::new(invalidated) })
     }
 
     /// The snapshot of now.
@@ -313,6 +191,45 @@ impl<A: Atomics> Slots<A> {
         Ok(Change { slots: self, domain, writer })
     }
 
+    /// Notes that the host takes `memory` back, and opens an invalidation of each range of guest addresses behind which
+    /// some of it lies. From now on until [`close_host`](Self::close_host) these are the same ranges.
+    pub(crate) fn open_host(
+        &self,
+        section: Inside<'_, A>,
+        memory: HostRange,
+        page_size: u64,
+        (mut open, close): (impl FnMut(GpaRange) -> Result<(), TooManyOpen>, impl FnMut(GpaRange)),
+    ) -> Result<(), TooManyOpen> {
+        let mut invalidated = lock(&self.invalidated);
+        if invalidated.len() == invalidated.capacity() {
+            return Err(TooManyOpen); // guards were leaked: each worker has one at a time
+        }
+        let snapshot = self.read(section);
+        for (done, range) in snapshot.of_host(memory, page_size).enumerate() {
+            if open(range).is_err() {
+                snapshot.of_host(memory, page_size).take(done).for_each(close);
+                return Err(TooManyOpen);
+            }
+        }
+        invalidated.push(memory);
+        Ok(())
+    }
+
+    /// The host is done with `memory`.
+    pub(crate) fn close_host(
+        &self,
+        section: Inside<'_, A>,
+        memory: HostRange,
+        page_size: u64,
+        close: impl FnMut(GpaRange),
+    ) {
+        self.read(section).of_host(memory, page_size).for_each(close);
+        let mut invalidated = lock(&self.invalidated);
+        if let Some(place) = invalidated.iter().position(|open| *open == memory) {
+            invalidated.swap_remove(place);
+        }
+    }
+
     /// Frees what waits, for a VM that nobody else uses any more.
     pub(crate) fn drain_exclusive(&mut self, domain: &mut Domain<A>) {
         for retired in self.writer.get_mut().retired.drain(..) {
@@ -329,20 +246,35 @@ pub(crate) struct Change<'v, A: Atomics> {
 }
 
 impl<A: Atomics> Change<'_, A> {
-    /// Publishes a snapshot with `slot` in it, in the place of the one of the same number.
+    /// Publishes a snapshot with `slot` in the place of the one of the same number and the same addresses.
     pub(crate) fn put(&mut self, section: Inside<'_, A>, slot: Slot<A>) -> Result<(), SlotError> {
         let snapshot = self.slots.read(section).with(slot)?;
-        self.publish(snapshot)
+        self.publish(snapshot, None)
     }
 
-    /// Publishes a snapshot without the slot of this number.
+    /// Publishes a snapshot with `slot` at addresses where it has not been, unless its memory is being taken back.
+    pub(crate) fn add(&mut self, section: Inside<'_, A>, slot: Slot<A>) -> Result<(), SlotError> {
+        let memory = slot.memory();
+        let snapshot = self.slots.read(section).with(slot)?;
+        self.publish(snapshot, Some(memory))
+    }
+
+    /// Publishes a snapshot without the slot of this number, unless its memory is being taken back.
     pub(crate) fn take_out(&mut self, section: Inside<'_, A>, id: SlotId) -> Result<(), SlotError> {
+        let memory = self.slots.read(section).by_id(id).map(Slot::memory);
         let snapshot = self.slots.read(section).without(id)?;
-        self.publish(snapshot)
+        self.publish(snapshot, memory)
     }
 
-    fn publish(&mut self, snapshot: Snapshot<A>) -> Result<(), SlotError> {
-        let retired = self.slots.current.replace(snapshot, self.domain)?;
+    /// `moved` is the memory of a slot that comes or goes.
+    fn publish(&mut self, snapshot: Snapshot<A>, moved: Option<HostRange>) -> Result<(), SlotError> {
+        let version = Prepared::new(snapshot)?;
+        let invalidated = lock(&self.slots.invalidated);
+        if moved.is_some_and(|moved| invalidated.iter().any(|open| open.overlaps(moved))) {
+            return Err(SlotError::Invalidated);
+        }
+        let retired = self.slots.current.replace(version, self.domain);
+        drop(invalidated);
         self.writer.retired.push(retired); // reserved by `write`
         Ok(())
     }
@@ -412,45 +344,12 @@ impl<A: Atomics> Change<'_, A> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sync::Core;
-
-    fn slot(id: u32, start: u64, end: u64) -> Slot<Core> {
-        let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
-        let new = NewSlot { range, host: HostAddress::new(0), flags: SlotFlags::default() };
-        Slot::new(SlotId(id), &new, None)
-    }
-
-    fn snapshot(slots: &[Slot<Core>]) -> Snapshot<Core> {
-        slots.iter().fold(Snapshot::empty(), |snapshot, slot| snapshot.with(slot.clone()).unwrap())
-    }
-
-    #[test]
-    fn a_stale_last_used_slot_is_bounded_and_not_overwritten_on_a_miss() {
-        let snapshot = snapshot(&[slot(1, 0x1000, 0x2000), slot(0, 0x5000, 0x9000)]);
-        let mut last = LastUsed(77);
-        assert!(snapshot.find(Gpa::new(0x3000), &mut last).is_none());
-        assert_eq!(last.0, 77, "a miss leaves the guess alone");
-        assert_eq!(snapshot.find(Gpa::new(0x8fff), &mut last).unwrap().id, SlotId(0));
-        assert_eq!(last.0, 1);
-        assert_eq!(snapshot.find(Gpa::new(0x1000), &mut last).unwrap().id, SlotId(1), "a wrong guess is searched past");
-        assert!(Snapshot::<Core>::empty().find(Gpa::new(0x1000), &mut last).is_none());
-    }
-
-    #[test]
-    fn overlaps_are_found_at_both_ends() {
-        let snapshot = snapshot(&[slot(1, 0x2000, 0x4000), slot(2, 0x6000, 0x7000)]);
-        let overlapping = |start, end| {
-            let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
-            snapshot.overlapping(range).map(|slot| slot.id.0)
-        };
-        assert_eq!(overlapping(0x1000, 0x2000), None);
-        assert_eq!(overlapping(0x1000, 0x2001), Some(1));
-        assert_eq!(overlapping(0x3000, 0x5000), Some(1));
-        assert_eq!(overlapping(0x4000, 0x6000), None);
-        assert_eq!(overlapping(0x1000, 0x9000), Some(2));
-        assert_eq!(overlapping(0x7000, 0x9000), None);
+/// Waits for the lock: it is held for a moment, by one who waits for nothing.
+fn lock<T, A: Atomics>(lock: &TryLock<T, A>) -> TryLockGuard<'_, T, A> {
+    loop {
+        match lock.try_lock() {
+            Some(guard) => return guard,
+            None => A::spin_hint(),
+        }
     }
 }
