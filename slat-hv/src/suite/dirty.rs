@@ -54,16 +54,16 @@ impl Stage {
 
 /// Under guests that write all the time, by pages.
 pub(super) fn pages(settings: Settings) -> Verdict {
-    live(settings, Unit::PAGE)
+    live(settings, Unit::PAGE, 2048 * PAGE)
 }
 
 /// The same by blocks, which the log splits.
 pub(super) fn blocks(settings: Settings) -> Verdict {
-    live(settings, Unit::BLOCK)
+    live(settings, Unit::BLOCK, BYTES)
 }
 
-fn live(settings: Settings, unit: Unit) -> Verdict {
-    let stage = Stage::new(settings, unit, BYTES)?;
+fn live(settings: Settings, unit: Unit, bytes: u64) -> Verdict {
+    let stage = Stage::new(settings, unit, bytes)?;
     let mut worker = stage.worker();
     let (mut copy, _) = stage.churn(&|_, _, _| false, || {
         stage.wait_for_passes(1);
