@@ -1,14 +1,15 @@
 //! Each format held against the walker that was written from the same architecture's manual: two readings of it that
 //! share no line have to agree.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 use slat::addr::{Gpa, Hpa, Level};
 use slat::format::{
-    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Change, Ept, Ept5, Format, Kind, Leaf, Npt, Npt5,
-    Stage2, Sv39x4, Sv48x4, Sv57x4,
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Hd, Arm64Lpa2, Change, Ept, Ept5, Ept5Ad, EptAd, Format,
+    Kind, Leaf, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
 };
 use slat::host::{Access, MemoryType, Permissions};
 use slat_machine::walk::{
@@ -75,6 +76,7 @@ macro_rules! pairs {
                 the_shape_of_the_tree_is_the_same_for_every_address_size,
                 the_root_register_leads_to_the_root,
                 both_ends_of_the_address_space_are_mapped_as_any_other_address,
+                what_hardware_notes_of_a_write_is_what_the_format_takes_for_one,
             );
 
             proptest! {
@@ -106,6 +108,7 @@ pairs! {
     arm_4k: Arm64, 32..=48, |bits| Arm64::new(bits).unwrap(), stage2, vttbr;
     arm_4k_el1: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el1, vttbr;
     arm_4k_el0: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el0, vttbr;
+    arm_4k_hd: Arm64Hd, 40..=48, |bits| Arm64Hd::new(bits).unwrap(), stage2, vttbr;
     arm_4k_four_levels: Arm64, 40..=48, |bits| Arm64::with_levels(bits, 4).unwrap(), stage2, vttbr;
     arm_4k_fwb: Arm64Fwb, 40..=40, |bits| Arm64Fwb::new(bits).unwrap(), stage2, vttbr;
     arm_4k_lpa2: Arm64Lpa2, 32..=52, |bits| Arm64Lpa2::new(bits).unwrap(), stage2, vttbr;
@@ -119,40 +122,53 @@ pairs! {
     ept_4: Ept, 48..=48, |_| Ept::new(), |_| ept_walker(), |ept, root| ept.eptp(root);
     ept_of_supervisors: Ept, 48..=48, |_| Ept::new(), |_| ept_walker().with_fetches(ept::Fetches::Supervisor), |ept, root| ept.eptp(root);
     ept_of_users: Ept, 48..=48, |_| Ept::new(), |_| ept_walker().with_fetches(ept::Fetches::User), |ept, root| ept.eptp(root);
+    ept_4_ad: EptAd, 48..=48, |_| EptAd::new(), |_| ept_walker_with(true), |ept, root| ept.eptp(root);
+    ept_5_ad: Ept5Ad, 57..=57, |_| Ept5Ad::new(), |_| ept_walker_with(true).with_five_levels(), |ept, root| ept.eptp(root);
     ept_5: Ept5, 57..=57, |_| Ept5::new(), |_| ept_walker().with_five_levels(), |ept, root| ept.eptp(root);
     npt_4: Npt, 48..=48, |_| Npt::new(), |_| npt_walker(), |npt, root| npt.nested_cr3(root);
+    npt_4_ad: NptAd, 48..=48, |_| NptAd::new(), |_| npt_walker(), |npt, root| npt.nested_cr3(root);
     npt_5: Npt5, 57..=57, |_| Npt5::new(), |_| npt_walker().with_five_levels(), |npt, root| npt.nested_cr3(root);
     sv39x4: Sv39x4, 41..=41, |_| Sv39x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv39x4), |stage, root| stage.hgatp(root, 0x3fff);
     sv48x4: Sv48x4, 50..=50, |_| Sv48x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv48x4), |stage, root| stage.hgatp(root, 1);
+    sv48x4_adu: Sv48x4Adu, 50..=50, |_| Sv48x4Adu::new(), |_| svadu(riscv::Mode::Sv48x4), |stage, root| stage.hgatp(root, 1);
     sv57x4: Sv57x4, 59..=59, |_| Sv57x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv57x4), |stage, root| stage.hgatp(root, 0);
 }
 
 /// arm64 stage 2 is walked under the very value of VTCR_EL2 that the format gives.
-fn stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool>(format: Stage2<GRANULE, LPA2, FWB>) -> arm64::Stage2 {
+fn stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Stage2<GRANULE, LPA2, FWB, HD>,
+) -> arm64::Stage2 {
     let walker = arm64::Stage2::new(arm64::Vtcr::decode(format.vtcr(6, true, false)).unwrap());
     if FWB { walker.with_forced_write_back() } else { walker }
 }
 
-fn stage2_el1<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
-    format: Stage2<GRANULE, LPA2, FWB>,
+fn stage2_el1<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Stage2<GRANULE, LPA2, FWB, HD>,
 ) -> arm64::Stage2 {
     stage2(format).with_fetches(arm64::Fetches::El1)
 }
 
-fn stage2_el0<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
-    format: Stage2<GRANULE, LPA2, FWB>,
+fn stage2_el0<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Stage2<GRANULE, LPA2, FWB, HD>,
 ) -> arm64::Stage2 {
     stage2(format).with_fetches(arm64::Fetches::El0)
 }
 
-fn vttbr<const GRANULE: u8, const LPA2: bool, const FWB: bool>(format: Stage2<GRANULE, LPA2, FWB>, root: Hpa) -> u64 {
+fn vttbr<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Stage2<GRANULE, LPA2, FWB, HD>,
+    root: Hpa,
+) -> u64 {
     format.vttbr(root, 0xabcd)
 }
 
 /// The processor that allows least and has the widest addresses.
 fn ept_walker() -> ept::Ept {
+    ept_walker_with(false)
+}
+
+fn ept_walker_with(accessed_dirty: bool) -> ept::Ept {
     let processor = ept::Processor { physical_bits: 52, execute_only: false, ..ept::Processor::default() };
-    ept::Ept::of(processor, false)
+    ept::Ept::of(processor, accessed_dirty)
 }
 
 fn levels(format: impl Format) -> impl Iterator<Item = Level> {
@@ -211,7 +227,7 @@ fn the_hardware_does_through_a_leaf_what_the_format_says_it_does<P: Pair>() {
                 let permits = format.permits(raw, level, access);
                 assert_eq!(verdict.is_ok(), permits, "{access:?} through {leaf:?} at {level}");
                 if let Ok(found) = verdict {
-                    assert!(leaf.permissions.allow(access) && leaf.accessed);
+                    assert!(leaf.permissions.allow(access) && (leaf.accessed || format.hardware_accessed()));
                     assert_eq!((found.output, found.level, kind_of(found.memory)), (leaf.hpa, level, leaf.memory));
                 } else if leaf.permissions.read() && leaf.memory == MemoryType::Normal {
                     assert!(!leaf.accessed || !leaf.permissions.allow(access), "{access:?} through {leaf:?}");
@@ -241,9 +257,13 @@ fn every_change_of_a_leaf_does_to_the_hardware_what_its_name_says<P: Pair>() {
             for protected in [format.write_protected(raw, level), format.write_revoked(raw, level)] {
                 assert!(verdict(protected, level, Access::Write).is_err());
                 for access in [Access::Read, Access::Execute] {
-                    let expected = verdict(raw, level, access)
-                        .map(|found| Translation { permissions: found.permissions.with_write(false), ..found });
-                    assert_eq!(verdict(protected, level, access), expected);
+                    let expected = verdict(raw, level, access).map(|found| Translation {
+                        permissions: found.permissions.with_write(false),
+                        dirty: true,
+                        ..found
+                    });
+                    let found = verdict(protected, level, access).map(|found| Translation { dirty: true, ..found });
+                    assert_eq!(found, expected);
                 }
             }
         }
@@ -257,7 +277,11 @@ fn a_leaf_that_was_made_old_is_what_it_was_once_it_is_accessed<P: Pair>() {
             let raw = format.leaf(leaf, level);
             let old = format.made_old(raw, level);
             for access in ACCESSES {
-                assert!(verdict(&*walker, old, level, access).is_err(), "{access:?} through an old {leaf:?}");
+                let found = verdict(&*walker, old, level, access);
+                // Hardware that sets the flag itself does not mind that it is clear.
+                let expected =
+                    if format.hardware_accessed() { verdict(&*walker, raw, level, access).ok() } else { None };
+                assert_eq!(found.ok(), expected, "{access:?} through an old {leaf:?}");
             }
             assert_eq!(format.made_accessed(old, level), raw);
             let protected = format.made_accessed(format.write_protected(old, level), level);
@@ -325,6 +349,10 @@ fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
     }
 }
 
+fn svadu(mode: riscv::Mode) -> riscv::GStage {
+    riscv::GStage::of(mode, riscv::Hart { updates_flags: true, ..riscv::Hart::default() })
+}
+
 fn npt_walker() -> npt::Npt {
     npt::Npt::of(npt::Host { physical_bits: 52, ..npt::Host::default() })
 }
@@ -367,7 +395,7 @@ fn the_root_register_leads_to_the_root<P: Pair>() {
 /// Tables built by the format's geometry and words, to be read by the walker.
 #[derive(Default)]
 struct Built {
-    words: HashMap<u64, u64>,
+    words: RefCell<HashMap<u64, u64>>,
     next: u64,
 }
 
@@ -381,23 +409,30 @@ impl Built {
         while above > level {
             self.next += geometry.table_bytes();
             let fresh = ROOT + 0x10_0000 + self.next;
-            let word =
-                self.words.entry(table + 8 * index as u64).or_insert_with(|| format.table(Hpa::new(fresh), above));
-            table = format.table_address(*word, above).get();
+            let word = *self
+                .words
+                .get_mut()
+                .entry(table + 8 * index as u64)
+                .or_insert_with(|| format.table(Hpa::new(fresh), above));
+            table = format.table_address(word, above).get();
             above = above.below().unwrap();
             index = geometry.index(gpa, above);
         }
-        self.words.insert(table + 8 * index as u64, format.leaf(leaf, level));
+        self.words.get_mut().insert(table + 8 * index as u64, format.leaf(leaf, level));
     }
 }
 
 impl DescriptorMemory for Built {
     fn read(&self, hpa: Hpa) -> Result<u64, Abort> {
-        Ok(self.words.get(&hpa.get()).copied().unwrap_or(0))
+        Ok(self.words.borrow().get(&hpa.get()).copied().unwrap_or(0))
     }
 
-    fn update(&self, hpa: Hpa, _: u64, _: u64) -> Result<Result<u64, u64>, Abort> {
-        Err(Abort { hpa })
+    fn update(&self, hpa: Hpa, current: u64, new: u64) -> Result<Result<u64, u64>, Abort> {
+        let mut words = self.words.borrow_mut();
+        let word = words.get_mut(&hpa.get()).ok_or(Abort { hpa })?;
+        assert_eq!(*word, current, "nobody else is at work");
+        *word = new;
+        Ok(Ok(current))
     }
 
     fn generation(&self, _: Hpa) -> Option<u32> {
@@ -445,6 +480,27 @@ fn both_ends_of_the_address_space_are_mapped_as_any_other_address<P: Pair>() {
             assert_eq!((look(end - size, access), look(end - 1, access)), (Ok(high), Ok(high)), "{bits} bits, {level}");
             assert!(look(end, access).is_err() && look(size, access).is_err() && look(end - size - 1, access).is_err());
         }
+    }
+}
+
+fn what_hardware_notes_of_a_write_is_what_the_format_takes_for_one<P: Pair>() {
+    let (format, walker) = P::both();
+    for level in leaf_levels(format) {
+        let mut tables = Built::default();
+        let gpa = Gpa::new(0);
+        tables.map(format, gpa, open(Hpa::new(0x40_0000_0000)), level);
+        let leaf = |tables: &Built| {
+            let is_leaf = |word: &&u64| format.decode(**word, level).hpa == Hpa::new(0x40_0000_0000);
+            *tables.words.borrow().values().find(is_leaf).expect("the leaf")
+        };
+        let access = |access| {
+            translate(&*walker, &tables, walker.register(Hpa::new(ROOT)), gpa, access).expect("it is mapped");
+            format.is_dirty(leaf(&tables), level)
+        };
+        let clean = leaf(&tables);
+        assert!(!access(Access::Read) && !access(Access::Execute), "only writes are noted");
+        assert_eq!(access(Access::Write), format.hardware_dirty(), "a write is noted at {level}");
+        assert_eq!(format.made_clean(leaf(&tables), level), format.made_accessed(clean, level));
     }
 }
 

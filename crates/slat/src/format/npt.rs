@@ -3,8 +3,8 @@
 //! Source: AMD64 Architecture Programmer's Manual, volume 2: 15.25 (nested paging; 15.25.5 faults and the user bit, 15.25.8
 //! combining memory types), 5.3 and 5.4 (long-mode tables and their fields), 7.8 (page-attribute table).
 //!
-//! The processor keeps accessed and dirty flags in nested tables always. Entries have both from the start, so that it has
-//! nothing to set; a leaf that is not accessed is one that is not present. The nested PAT is the host's: the format uses
+//! The processor keeps accessed and dirty flags in nested tables always. Where nobody asks for them, entries have both from
+//! the start, so that it has nothing to set, and a leaf that is not accessed is one that is not present. The nested PAT is the host's: the format uses
 //! the entries that every host has as they are after reset, 0 (write-back), 2 (uncached, weakened to write combining by a
 //! guest or an MTRR that says so) and 3 (uncacheable).
 
@@ -41,16 +41,27 @@ const ANNOTATION: u64 = ADDRESS;
 /// five levels.
 pub const NESTED_CONTROL: u64 = 1 << 0;
 
-/// x86 NPT with `LEVELS` levels. Everything that is present can be read.
+/// x86 NPT with `LEVELS` levels; `AD` if the processor's accessed and dirty flags are used. Everything that is present can
+/// be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct NestedPageTables<const LEVELS: u8>(());
+pub struct NestedPageTables<const LEVELS: u8, const AD: bool = false>(());
 
 /// Four levels, 48 bits of guest physical address.
 pub type Npt = NestedPageTables<4>;
 /// Five levels, 57 bits of guest physical address.
 pub type Npt5 = NestedPageTables<5>;
+/// [`Npt`] with the processor's accessed and dirty flags.
+pub type NptAd = NestedPageTables<4, true>;
+/// [`Npt5`] with the processor's accessed and dirty flags.
+pub type Npt5Ad = NestedPageTables<5, true>;
 
-impl<const LEVELS: u8> NestedPageTables<LEVELS> {
+impl<const LEVELS: u8, const AD: bool> NestedPageTables<LEVELS, AD> {
+    /// What a leaf has from the start where nobody asks for it.
+    const UNUSED: u64 = if AD { 0 } else { ACCESSED | DIRTY };
+    /// What says that a leaf is accessed.
+    const USED: u64 = if AD { ACCESSED } else { PRESENT };
+    const WRITTEN: u64 = if AD { DIRTY } else { 0 };
+
     /// The format; it has no choices.
     pub const fn new() -> Self {
         Self(())
@@ -62,10 +73,12 @@ impl<const LEVELS: u8> NestedPageTables<LEVELS> {
     }
 }
 
-impl<const LEVELS: u8> Format for NestedPageTables<LEVELS> {
-    const NAME: &'static str = match LEVELS {
-        4 => "npt",
-        5 => "npt-5",
+impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
+    const NAME: &'static str = match (LEVELS, AD) {
+        (4, false) => "npt",
+        (4, true) => "npt-ad",
+        (5, false) => "npt-5",
+        (5, true) => "npt-5-ad",
         _ => panic!("NPT has four or five levels"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
@@ -141,12 +154,12 @@ impl<const LEVELS: u8> Format for NestedPageTables<LEVELS> {
         (leaf.hpa.get() & ADDRESS)
             | SOFTWARE_LEAF
             | USER
-            | ACCESSED
-            | DIRTY
+            | Self::UNUSED
             | memory
             | bit(level > Level::PAGE, LARGE)
             | bit(read, READABLE)
-            | bit(read && leaf.accessed, PRESENT)
+            | bit(read && (AD || leaf.accessed), PRESENT)
+            | bit(AD && leaf.accessed, ACCESSED)
             | bit(read && write, WRITE)
             | bit(read && leaf.may_write, MAY_WRITE)
             | bit(!(read && execute && leaf.memory == MemoryType::Normal), NO_EXECUTE)
@@ -164,7 +177,7 @@ impl<const LEVELS: u8> Format for NestedPageTables<LEVELS> {
             permissions: Permissions::new(raw & READABLE != 0, raw & WRITE != 0, raw & NO_EXECUTE == 0),
             may_write: raw & MAY_WRITE != 0,
             memory,
-            accessed: raw & PRESENT != 0,
+            accessed: raw & Self::USED != 0,
         }
     }
 
@@ -191,17 +204,37 @@ impl<const LEVELS: u8> Format for NestedPageTables<LEVELS> {
 
     #[inline(always)]
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
-        self.made_accessed(raw, level) | WRITE
+        self.made_accessed(raw, level) | WRITE | Self::WRITTEN
     }
 
     #[inline(always)]
     fn made_accessed(&self, raw: u64, _level: Level) -> u64 {
-        raw | if raw & READABLE != 0 { PRESENT } else { 0 }
+        raw | if raw & READABLE != 0 || AD { Self::USED } else { 0 }
     }
 
     #[inline(always)]
     fn made_old(&self, raw: u64, _level: Level) -> u64 {
-        raw & !PRESENT
+        raw & !Self::USED
+    }
+
+    #[inline(always)]
+    fn hardware_accessed(&self) -> bool {
+        AD
+    }
+
+    #[inline(always)]
+    fn hardware_dirty(&self) -> bool {
+        AD
+    }
+
+    #[inline(always)]
+    fn is_dirty(&self, raw: u64, _level: Level) -> bool {
+        AD && raw & (DIRTY | SOFTWARE_LEAF) == DIRTY | SOFTWARE_LEAF
+    }
+
+    #[inline(always)]
+    fn made_clean(&self, raw: u64, _level: Level) -> u64 {
+        raw & !Self::WRITTEN
     }
 
     #[inline(always)]
@@ -218,7 +251,7 @@ impl<const LEVELS: u8> Format for NestedPageTables<LEVELS> {
     /// address, a memory type or a table changes through an invalid entry, permissions and software's bits in place.
     #[inline]
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const PERMISSIVE: u64 = PRESENT | WRITE;
+        const PERMISSIVE: u64 = PRESENT | WRITE | ACCESSED | DIRTY;
         let narrowed = (old & !new & PERMISSIVE) | (new & !old & NO_EXECUTE);
         match (old ^ new) & !(PERMISSIVE | NO_EXECUTE | MAY_WRITE) {
             0 if narrowed == 0 => Change::Free,
