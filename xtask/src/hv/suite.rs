@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_last_line_is_read() {
-        let ran = |line: &str| Ran { lines: vec![line.to_owned()], status: 0 };
+        let ran = |line: &str| Ran { lines: vec![line.to_owned()], status: 0, processor: None };
         assert_eq!(failed(&ran("slat-hv: suite: 13 passed, 2 failed")), Some(2));
         assert_eq!(failed(&ran("slat-hv: suite: 2 vCPUs, plant Nothing")), None);
         assert_eq!(failed(&ran("slat-hv: test x ... ok")), None);
