@@ -6,7 +6,7 @@ mod tables;
 mod tlb;
 
 pub(crate) use backing::{Backed, FIRST, Place, Unit};
-pub(crate) use format::{FORCES_WRITE_BACK, GuestFormat, PAGE_SHIFT};
+pub(crate) use format::{FORCES_WRITE_BACK, GuestFormat, PAGE_SHIFT, SETS_DIRTY};
 pub(crate) use tables::drain;
 pub(crate) use tlb::{Features, Plant};
 
@@ -15,7 +15,8 @@ use core::sync::atomic::{AtomicU16, Ordering};
 
 use slat::format::Format;
 use slat::vm::{Config, Vm};
-use slat_arch::aarch64::{control, instructions};
+use slat_arch::aarch64::control::{self, Manages};
+use slat_arch::aarch64::instructions;
 
 use format::{ADDRESS_BITS, LAYOUT};
 
@@ -55,16 +56,22 @@ pub(crate) fn unload() {
     struct Empty([u64; 0x8000]);
     static EMPTY: Empty = Empty([0; 0x8000]);
     let format = GuestFormat::new(ADDRESS_BITS).unwrap_or_else(|error| panic!("{error}"));
-    let vtcr = control::vtcr(format.geometry(), LAYOUT.wide, &instructions::features(), false);
+    let vtcr = control::vtcr(format.geometry(), LAYOUT.wide, &instructions::features(), Manages::Nothing);
     let root = slat::addr::Hpa::new(&raw const EMPTY.0 as u64);
     // SAFETY: in EL2, between guests; the root is never freed, and no VM has VMID 0.
     unsafe { instructions::load_stage2(vtcr.unwrap_or_else(|error| panic!("{error}")), control::vttbr(root, 0)) };
 }
 
-/// Loads the VM's stage 2 on this CPU. Whether hardware sets the accessed flag is the caller's choice.
+/// Loads the VM's stage 2 on this CPU. Whether hardware sets the accessed flag is the caller's choice, unless it keeps the
+/// dirty state.
 pub(crate) fn load(vm: &GuestVm, hardware_accessed: bool) {
     let memory = vm.host();
-    let vtcr = control::vtcr(vm.format().geometry(), LAYOUT.wide, &memory.features, hardware_accessed)
+    let manages = match hardware_accessed {
+        _ if SETS_DIRTY => Manages::Dirty,
+        true => Manages::Accessed,
+        false => Manages::Nothing,
+    };
+    let vtcr = control::vtcr(vm.format().geometry(), LAYOUT.wide, &memory.features, manages)
         .unwrap_or_else(|error| panic!("{error}"));
     let root = vm.root().unwrap_or_else(|| panic!("the VM is gone"));
     // SAFETY: in EL2, between guests; a CPU that runs guests unloads their VM before its teardown, and the one that tears

@@ -17,9 +17,23 @@ const ROUNDS: u64 = 6;
 
 /// Each vCPU writes to pages of its own choice, and the log names those and no others.
 pub(super) fn exact(settings: Settings) -> Verdict {
-    for (unit, mode) in
-        [(Unit::PAGE, LogMode::Protect), (Unit::BLOCK, LogMode::Protect), (Unit::PAGE, LogMode::InitiallySet)]
-    {
+    let protect = LogMode::Protect;
+    names_what_is_written(
+        settings,
+        &[(Unit::PAGE, protect), (Unit::BLOCK, protect), (Unit::PAGE, LogMode::InitiallySet)],
+    )
+}
+
+/// The same, and under guests that write all the time, with a log that hardware keeps.
+pub(super) fn by_hardware(settings: Settings) -> Verdict {
+    let hardware = LogMode::Hardware;
+    names_what_is_written(settings, &[(Unit::PAGE, hardware), (Unit::BLOCK, hardware)])?;
+    live(settings, Unit::PAGE, 2048 * PAGE, hardware)?;
+    live(settings, Unit::BLOCK, BYTES, hardware)
+}
+
+fn names_what_is_written(settings: Settings, cases: &[(Unit, LogMode)]) -> Verdict {
+    for &(unit, mode) in cases {
         let stage = Stage::new(settings, unit, BYTES)?;
         stage.pass(stage.all(Program::Write, 1))?;
         let mut worker = stage.worker();
@@ -31,7 +45,8 @@ pub(super) fn exact(settings: Settings) -> Verdict {
             ensure!(all.0 == BYTES / PAGE, "{} pages were set initially", all.0);
         }
         for round in 1..=3 {
-            stage.pass(stage.every(3 + round, round))?;
+            let counts = stage.pass(stage.every(3 + round, round))?;
+            ensure!(mode != LogMode::Hardware || unit != Unit::PAGE || counts.faults() == 0, "faults: {counts}");
             let (dirty, complete) = copy.harvest(&stage, &mut worker)?;
             ensure!(complete, "{unit:?}: the harvest is not complete, with all vCPUs out");
             let wrong = stage.pages().find(|&page| copy.names(page) != (page % (3 + round) == 0));
@@ -54,25 +69,25 @@ impl Stage {
 
 /// Under guests that write all the time, by pages.
 pub(super) fn pages(settings: Settings) -> Verdict {
-    live(settings, Unit::PAGE)
+    live(settings, Unit::PAGE, 2048 * PAGE, LogMode::Protect)
 }
 
 /// The same by blocks, which the log splits.
 pub(super) fn blocks(settings: Settings) -> Verdict {
-    live(settings, Unit::BLOCK)
+    live(settings, Unit::BLOCK, BYTES, LogMode::Protect)
 }
 
-fn live(settings: Settings, unit: Unit) -> Verdict {
-    let stage = Stage::new(settings, unit, BYTES)?;
+fn live(settings: Settings, unit: Unit, bytes: u64, mode: LogMode) -> Verdict {
+    let stage = Stage::new(settings, unit, bytes)?;
     let mut worker = stage.worker();
     let (mut copy, _) = stage.churn(&|_, _, _| false, || {
         stage.wait_for_passes(1);
         worker.top_up(16).map_err(|error| format!("tables: {error}"))?;
-        stage.set_log(&mut worker, Some(LogMode::Protect))?;
+        stage.set_log(&mut worker, Some(mode))?;
         let mut copy = Copy::new(&stage);
         for round in 0..ROUNDS {
             stage.wait_for_passes(1);
-            if round % 2 == 0 {
+            if round % 2 == 0 || mode == LogMode::Hardware {
                 copy.harvest(&stage, &mut worker)?.0
             } else {
                 copy.get_and_clear(&stage, &mut worker)?

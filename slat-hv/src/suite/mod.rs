@@ -18,7 +18,7 @@ use crate::clock::Ticks;
 use crate::console::say;
 use crate::cpu;
 use crate::machine::Machine;
-use crate::memory::{GuestFormat, PAGE_SHIFT, Plant};
+use crate::memory::{Features, GuestFormat, PAGE_SHIFT, Plant, SETS_DIRTY};
 use crate::stage::Settings;
 use crate::{frames, interrupts, memory, team};
 
@@ -30,22 +30,27 @@ type Test = (&'static str, fn(Settings) -> Verdict);
 /// The test that not every CPU can pass.
 const NEEDS_HARDWARE_FLAG: &str = "accessed-by-hardware";
 
+/// The test that wants a format with hardware's dirty state.
+const NEEDS_DIRTY_STATE: &str = "dirty-log-by-hardware";
+/// The test that hardware spoils which does more than it is told.
+const NEEDS_FAULTS: &str = "accessed-by-fault";
 /// The test that not every granule can pass.
 const NEEDS_LARGE_LEAVES: &str = "populate-gigabyte";
 
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 17] = [
     ("populate-pages", populate::pages),
     ("populate-blocks", populate::blocks),
     (NEEDS_LARGE_LEAVES, populate::gigabyte),
     ("dirty-log-exact", dirty::exact),
     ("dirty-log-pages", dirty::pages),
     ("dirty-log-blocks", dirty::blocks),
+    (NEEDS_DIRTY_STATE, dirty::by_hardware),
     ("split-and-collapse", blocks::split_and_collapse),
     ("protect-parts-of-blocks", blocks::protect_parts),
     ("invalidate-pages", invalidate::pages),
     ("invalidate-blocks", invalidate::blocks),
     (NEEDS_HARDWARE_FLAG, accessed::by_hardware),
-    ("accessed-by-fault", accessed::by_fault),
+    (NEEDS_FAULTS, accessed::by_fault),
     ("slot-moves", slots::moves),
     ("slot-goes", slots::goes),
     ("teardown", teardown::leaves_nothing),
@@ -75,12 +80,8 @@ pub(crate) fn run(machine: &Machine, arguments: Arguments) -> bool {
     let only = arguments.text("only").unwrap_or_default();
     let (mut passed, mut failed) = (0, 0);
     for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(only)) {
-        if *name == NEEDS_LARGE_LEAVES && PAGE_SHIFT != 12 {
-            say!("slat-hv: test {name} ... skipped: this granule has no such leaves");
-            continue;
-        }
-        if *name == NEEDS_HARDWARE_FLAG && !features.sets_accessed {
-            say!("slat-hv: test {name} ... skipped: this CPU does not set the accessed flag");
+        if let Some(why) = why_not(name, &features) {
+            say!("slat-hv: test {name} ... skipped: {why}");
             continue;
         }
         let (took, verdict) = Ticks::of(|| watched(*test, Settings { vcpus, plant }));
@@ -97,6 +98,17 @@ pub(crate) fn run(machine: &Machine, arguments: Arguments) -> bool {
     }
     say!("slat-hv: suite: {passed} passed, {failed} failed");
     failed == 0 && passed > 0
+}
+
+/// Why a test cannot be run with this format and on this CPU, if it cannot.
+fn why_not(name: &str, features: &Features) -> Option<&'static str> {
+    match name {
+        NEEDS_LARGE_LEAVES if PAGE_SHIFT != 12 => Some("this granule has no such leaves"),
+        NEEDS_DIRTY_STATE if !SETS_DIRTY => Some("the format has no dirty state"),
+        NEEDS_FAULTS if SETS_DIRTY => Some("with this format the CPU sets the flag"),
+        NEEDS_HARDWARE_FLAG if !features.sets_accessed => Some("this CPU does not set the accessed flag"),
+        _ => None,
+    }
 }
 
 /// Runs one test, and sees that it gives back all the memory that it took.

@@ -70,8 +70,34 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let eight = rows.iter().find(|(vcpus, _)| *vcpus == 8).map(|(_, times)| times.dirty);
     if let (Some(one), Some(eight)) = (one, eight) {
         println!("8 vCPUs take {:.2}x of one's time, {RATIO}x at most: {}", eight / one, verdict(eight / one <= RATIO));
+        println!("load of this machine: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
+        if let Some((one, eight)) = processor_time(options, 1, mebibytes)?.zip(processor_time(options, 8, mebibytes)?) {
+            println!(
+                "processor time of each vCPU in each later iteration, whatever the load: {:.1} ms with one, {:.1} ms with 8: \
+                 two idle cores would take {:.2}x",
+                one * 1e3,
+                eight * 1e3,
+                8.0 * eight / 2.0 / one
+            );
+        }
     }
     Ok(())
+}
+
+/// Iterations that the emulator's processor time is measured over.
+const MORE: u32 = 8;
+
+/// Seconds of the host's processor that one vCPU takes for one iteration, the first ones apart.
+fn processor_time(options: &Options, vcpus: u32, mebibytes: u64) -> anyhow::Result<Option<f64>> {
+    let of = |iterations: u32| {
+        let options =
+            Options { cpus: vec![vcpus], bytes: String::new(), pages: options.pages.clone(), iterations, repeat: 1 };
+        start(&options, vcpus, mebibytes, false, false).map(|ran| ran.processor)
+    };
+    let (short, long) = (of(options.iterations)?, of(options.iterations + MORE)?);
+    Ok(long
+        .zip(short)
+        .map(|(long, short)| long.saturating_sub(short).as_secs_f64() / f64::from(MORE) / f64::from(vcpus)))
 }
 
 /// The count alone: the same on every machine.
@@ -178,7 +204,7 @@ mod tests {
         let text = "Populate memory time: 0.01s\nIteration 2 dirty memory time: 0.25s\nIteration 2 get dirty log time: 0.5s\n\
                     Iteration 2 clear dirty log time: 1.5s\nDisabling dirty logging time: 0.0s\n\
                     Iteration 2 EL2 instructions per page: 336.2 (faults 1, get 2, clear 3)";
-        let ran = Ran { lines: text.lines().map(str::to_owned).collect(), status: 0 };
+        let ran = Ran { lines: text.lines().map(str::to_owned).collect(), status: 0, processor: None };
         let times = Times::of(&ran, 2).unwrap();
         assert_eq!((times.populate, times.dirty, times.clear), (0.01, 0.25, 1.5));
         assert_eq!(instructions(&ran, 2).unwrap(), 336.2);

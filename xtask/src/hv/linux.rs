@@ -114,7 +114,7 @@ mod tests {
         let text = "workload: 1 CPUs, Linux\nworkload: worker 0 made 3 rounds\n[  1.0] x workload: done\n\
                     slat-hv: linux: dirty pages per harvest [10, 20, 30], logging on 1 times\n\
                     slat-hv: linux: splits 3, tables collapsed 2\nslat-hv: linux: units moved 5 of 4 KiB";
-        Ran { lines: text.lines().map(change).collect(), status: 0 }
+        Ran { lines: text.lines().map(change).collect(), status: 0, processor: None }
     }
 
     #[test]

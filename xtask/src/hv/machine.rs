@@ -32,6 +32,8 @@ pub(super) struct Ran {
     pub(super) lines: Vec<String>,
     /// The status that it powered off with.
     pub(super) status: i32,
+    /// Processor time that the emulator took, where the system says so.
+    pub(super) processor: Option<Duration>,
 }
 
 impl Ran {
@@ -70,6 +72,7 @@ impl Machine {
 
     /// Runs it until it powers off.
     pub(super) fn run(&self) -> anyhow::Result<Ran> {
+        let before = processor_of_children();
         let mut child = self.command().stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("the emulator")?;
         let out = child.stdout.take().context("the emulator's output")?;
         let (sender, receiver) = mpsc::channel();
@@ -100,6 +103,29 @@ impl Machine {
             }
         }
         let status = child.wait()?.code().unwrap_or(-1);
-        Ok(Ran { lines, status })
+        let processor = processor_of_children().zip(before).map(|(after, before)| after.saturating_sub(before));
+        Ok(Ran { lines, status, processor })
+    }
+}
+
+/// Processor time of all children that have ended (proc(5), fields 16 and 17 of `stat`, in hundredths of a second).
+fn processor_of_children() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, fields) = text.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(16 - 3).map(|field| field.parse::<u64>().ok());
+    Some(Duration::from_millis(10 * (fields.next()?? + fields.next()??)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn processor_time_of_children_grows() {
+        let Some(before) = processor_of_children() else { return };
+        let status = Command::new("sh").args(["-c", "n=0; while [ $n -lt 300000 ]; do n=$((n + 1)); done"]).status();
+        assert!(status.unwrap().success());
+        assert!(processor_of_children().unwrap() > before);
     }
 }

@@ -59,6 +59,8 @@ pub enum ControlError {
         /// Bits that the CPU has.
         cpu: u32,
     },
+    /// The CPU does not keep the dirty state.
+    Dirty,
     /// The tree's root is of a level that stage 2 cannot begin at.
     RootLevel(u8),
 }
@@ -73,6 +75,7 @@ impl fmt::Display for ControlError {
             Self::AddressBits { tree, cpu } => {
                 write!(f, "{tree} bits of guest physical address are more than the CPU's {cpu}")
             }
+            Self::Dirty => f.write_str("the CPU does not keep the dirty state"),
             Self::RootLevel(level) => write!(f, "stage 2 cannot begin at a table of level {level}"),
         }
     }
@@ -83,13 +86,25 @@ impl core::error::Error for ControlError {}
 /// Inner and outer write-back, read- and write-allocate walks in inner-shareable memory: IRGN0, ORGN0, SH0.
 const CACHED_WALKS: u64 = 0b01 << 8 | 0b01 << 10 | 0b11 << 12;
 const HARDWARE_ACCESSED: u64 = 1 << 21;
+const HARDWARE_DIRTY: u64 = 1 << 22;
 const VMID_16: u64 = 1 << 19;
 const WIDE: u64 = 1 << 32;
 const RES1: u64 = 1 << 31;
 
-/// VTCR_EL2 (D19.2.159) for a tree of this geometry: T0SZ, SL0 and SL2, cached walks, TG0, PS, VS, DS; HA (hardware sets the
-/// accessed flag) if asked for and the CPU can. `wide` for formats of FEAT_LPA2.
-pub fn vtcr(geometry: Geometry, wide: bool, features: &Features, hardware_accessed: bool) -> Result<u64, ControlError> {
+/// What hardware keeps in the tree by itself (FEAT_HAFDBS).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manages {
+    /// Nothing: faults do.
+    Nothing,
+    /// The accessed flag (HA), where the CPU can.
+    Accessed,
+    /// The accessed flag and the dirty state (HA, HD), for formats that have it: the CPU has to be able to.
+    Dirty,
+}
+
+/// VTCR_EL2 (D19.2.159) for a tree of this geometry: T0SZ, SL0 and SL2, cached walks, TG0, PS, VS, HA, HD, DS. `wide` for
+/// formats of FEAT_LPA2.
+pub fn vtcr(geometry: Geometry, wide: bool, features: &Features, manages: Manages) -> Result<u64, ControlError> {
     let layout = Layout { page_shift: geometry.page_shift(), wide };
     if features.granule(layout.page_shift) < (if wide { Granule::Wide } else { Granule::Yes }) {
         return Err(ControlError::Layout(layout));
@@ -102,6 +117,9 @@ pub fn vtcr(geometry: Geometry, wide: bool, features: &Features, hardware_access
     }
     let level = geometry.root_level().get();
     let start = layout.start(level).ok_or(ControlError::RootLevel(level))?;
+    if manages == Manages::Dirty && !features.sets_dirty {
+        return Err(ControlError::Dirty);
+    }
     let bit = |on: bool, bit: u64| if on { bit } else { 0 };
     Ok(RES1
         | u64::from(64 - tree)
@@ -110,7 +128,8 @@ pub fn vtcr(geometry: Geometry, wide: bool, features: &Features, hardware_access
         | layout.granule() << 14
         | physical_size(cpu) << 16
         | bit(features.vmid_bits == 16, VMID_16)
-        | bit(hardware_accessed && features.sets_accessed, HARDWARE_ACCESSED)
+        | bit(manages != Manages::Nothing && features.sets_accessed, HARDWARE_ACCESSED)
+        | bit(manages == Manages::Dirty, HARDWARE_DIRTY)
         | bit(wide, WIDE)
         | (start >> 2) << 33)
 }
@@ -136,7 +155,7 @@ pub const fn root_and_vmid(vttbr: u64) -> (Hpa, u16) {
 mod tests {
     use super::*;
     use crate::aarch64::features::Registers;
-    use slat::format::{Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Lpa2, Format};
+    use slat::format::{Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Hd, Arm64Lpa2, Format};
 
     fn features(mmfr0: u64, mmfr1: u64) -> Features {
         Features::new(Registers { mmfr0, mmfr1, ..Registers::default() })
@@ -149,14 +168,14 @@ mod tests {
     fn vtcr_of_a_40_bit_tree() {
         let geometry = Arm64::new(40).unwrap().geometry();
         // 16-bit VMID, no hardware flags: VS, PS = 48 bits, inner-shareable cached walks, SL0 = 1, T0SZ = 24.
-        let vtcr = vtcr(geometry, false, &features(5, 0x20), true).unwrap();
+        let vtcr = vtcr(geometry, false, &features(5, 0x20), Manages::Accessed).unwrap();
         assert_eq!(vtcr, 1 << 31 | 1 << 19 | 5 << 16 | 0x3500 | 1 << 6 | 24);
     }
 
     #[test]
     fn the_start_level_follows_the_root() {
         for (bits, level) in [(32, 0), (34, 0), (35, 1), (40, 1), (43, 1), (44, 2), (48, 2)] {
-            let value = vtcr(Arm64::new(bits).unwrap().geometry(), false, &features(6, 2), true).unwrap();
+            let value = vtcr(Arm64::new(bits).unwrap().geometry(), false, &features(6, 2), Manages::Accessed).unwrap();
             assert_eq!((value >> 6) & 3, level, "{bits} bits");
             assert_eq!(value & 0x3f, u64::from(64 - bits));
             assert_eq!((value >> 16) & 7, 5, "descriptors hold 48 bits");
@@ -166,7 +185,7 @@ mod tests {
 
     /// What the fields say: TG0, the architecture's start level, PS.
     fn decoded(geometry: Geometry, wide: bool) -> (u64, i64, u64) {
-        let value = vtcr(geometry, wide, &features(EVERYTHING, 0), false).unwrap();
+        let value = vtcr(geometry, wide, &features(EVERYTHING, 0), Manages::Nothing).unwrap();
         let (granule, start) = ((value >> 14) & 3, ((value >> 6) & 3) | ((value >> 33) & 1) << 2);
         assert_eq!((value >> 32) & 1 == 1, wide);
         // The table of VTCR_EL2.SL0 and SL2: from which level walks start.
@@ -197,12 +216,39 @@ mod tests {
     #[test]
     fn what_the_cpu_cannot_do_is_refused() {
         let tree = |bits| Arm64::new(bits).unwrap().geometry();
-        let refused = |bits, mmfr0| vtcr(tree(bits), false, &features(mmfr0, 0), false);
+        let refused = |bits, mmfr0| vtcr(tree(bits), false, &features(mmfr0, 0), Manages::Nothing);
         assert_eq!(refused(40, 1), Err(ControlError::AddressBits { tree: 40, cpu: 36 }));
         assert_eq!(refused(36, 0xf << 28 | 1), Err(ControlError::Layout(Layout::PAGES_4K)));
         let wide = Layout { wide: true, ..Layout::PAGES_4K };
-        assert_eq!(vtcr(tree(40), true, &features(5, 0), false), Err(ControlError::Layout(wide)));
-        assert_eq!(vtcr(tree(36), false, &features(1, 0), true).unwrap() & (HARDWARE_ACCESSED | VMID_16), 0);
+        assert_eq!(vtcr(tree(40), true, &features(5, 0), Manages::Nothing), Err(ControlError::Layout(wide)));
+        let value = vtcr(tree(36), false, &features(1, 0), Manages::Accessed).unwrap();
+        assert_eq!(value & (HARDWARE_ACCESSED | VMID_16), 0);
+        assert_eq!(vtcr(tree(36), false, &features(1, 1), Manages::Dirty), Err(ControlError::Dirty));
+        let value = vtcr(tree(36), false, &features(1, 2), Manages::Dirty).unwrap();
+        assert_eq!(value >> 21 & 3, 3);
+    }
+
+    /// The engine's formats say the same of themselves, written by somebody else.
+    #[test]
+    fn the_formats_agree() {
+        let cpu = features(EVERYTHING, 0x22);
+        for bits in 32..=48 {
+            let format = Arm64::new(bits).unwrap();
+            let ours = vtcr(format.geometry(), false, &cpu, Manages::Accessed).unwrap();
+            assert_eq!(ours, format.vtcr(6, true, true), "{bits} bits");
+            let format = Arm64Hd::new(bits).unwrap();
+            assert_eq!(vtcr(format.geometry(), false, &cpu, Manages::Dirty).unwrap(), format.vtcr(6, true, false));
+            let format = Arm64_16k::new(bits).unwrap();
+            assert_eq!(vtcr(format.geometry(), false, &cpu, Manages::Nothing).unwrap(), format.vtcr(6, true, false));
+        }
+        for bits in 32..=52 {
+            let format = Arm64Lpa2::new(bits).unwrap();
+            assert_eq!(vtcr(format.geometry(), true, &cpu, Manages::Nothing).unwrap(), format.vtcr(6, true, false));
+            let format = Arm64_64k::new(bits).unwrap();
+            assert_eq!(vtcr(format.geometry(), false, &cpu, Manages::Nothing).unwrap(), format.vtcr(6, true, false));
+            let root = Hpa::new(0x000b_0000_4567_0000);
+            assert_eq!(vttbr(root, 0x1234), format.vttbr(root, 0x1234));
+        }
     }
 
     #[test]
