@@ -1,7 +1,8 @@
 //! arm64 stage 2 with the 4 KiB granule: VMSAv8-64 descriptors without FEAT_S2FWB and without FEAT_LPA2.
 //!
 //! Sources: Arm Architecture Reference Manual (DDI 0487), D8.3 (descriptor formats), D8.4 (stage 2 permissions),
-//! D8.5 (access flag), D8.6 (stage 2 memory attributes), D8.2 (initial lookup level, concatenated tables).
+//! D8.5 (access flag), D8.6 (stage 2 memory attributes), D8.2 (initial lookup level, concatenated tables), D8.7.1 (the
+//! Contiguous bit).
 
 use core::fmt;
 
@@ -17,6 +18,10 @@ const S2AP_READ: u64 = 1 << 6;
 const S2AP_WRITE: u64 = 1 << 7;
 const SH_INNER: u64 = 0b11 << 8;
 const ACCESS_FLAG: u64 = 1 << 10;
+/// In a leaf: one of 16 aligned neighbours that hardware may cache as one (D8.7.1). Permissions and the access flag may
+/// differ among them meanwhile, the rest may not.
+const CONTIGUOUS_HINT: u64 = 1 << 52;
+const CONTIGUOUS_BITS: u32 = 4;
 const EXECUTE_NEVER: u64 = 1 << 54;
 /// Bits 58:55 are reserved for software in leaf descriptors, and ignored in table descriptors.
 const MAY_WRITE: u64 = 1 << 55;
@@ -36,11 +41,20 @@ const MEM_ATTR: u64 = 0b1111 << MEM_ATTR_SHIFT;
 ///
 /// The initial lookup level and the concatenation of root tables follow from the address size, as few levels as
 /// concatenating up to 16 tables permits (D8.2.2).
+///
+/// Contiguous groups, where asked for, are of 16 leaves: 64 KiB of pages, 32 MiB of blocks. They are a matter of the type,
+/// so that who does without them does not pay for the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arm64 {
+pub struct Arm64With<const CONTIGUOUS: bool> {
     root: Level,
     root_bits: u8,
 }
+
+/// arm64 stage 2, 4 KiB granule, every leaf by itself. See [`Arm64With`].
+pub type Arm64 = Arm64With<false>;
+
+/// arm64 stage 2, 4 KiB granule, with contiguous groups. See [`Arm64With`].
+pub type Arm64Contiguous = Arm64With<true>;
 
 /// Why an [`Arm64`] configuration is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +73,7 @@ impl fmt::Display for Arm64Error {
 
 impl core::error::Error for Arm64Error {}
 
-impl Arm64 {
+impl Arm64With<false> {
     /// Stage 2 for guest physical addresses of `address_bits` bits, 32 to 48.
     pub const fn new(address_bits: u32) -> Result<Self, Arm64Error> {
         if address_bits < 32 || address_bits > 48 {
@@ -71,10 +85,16 @@ impl Arm64 {
         let root_bits = (address_bits - 12 - 9 * (levels - 1)) as u8;
         Ok(Self { root, root_bits })
     }
+
+    /// The same with contiguous groups. The hint is set and cleared by break-before-make, so any CPU will do (FEAT_BBM level
+    /// 0).
+    pub const fn with_contiguous(self) -> Arm64Contiguous {
+        Arm64With { root: self.root, root_bits: self.root_bits }
+    }
 }
 
-impl Format for Arm64 {
-    const NAME: &'static str = "arm64-4k";
+impl<const CONTIGUOUS: bool> Format for Arm64With<CONTIGUOUS> {
+    const NAME: &'static str = if CONTIGUOUS { "arm64-4k-contiguous" } else { "arm64-4k" };
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 3;
@@ -223,8 +243,29 @@ impl Format for Arm64 {
         raw & !(S2AP_WRITE | MAY_WRITE)
     }
 
-    /// D8.17.1: a change of output address, size, memory type or shareability, or between table and block, needs
-    /// break-before-make; permissions, the access flag and software bits do not.
+    /// Pages and blocks of 2 MiB; of the largest blocks, one shard's region holds a single one.
+    #[inline(always)]
+    fn group_bits(&self, level: Level) -> u32 {
+        if CONTIGUOUS && level < Level::new(2) && level < self.root { CONTIGUOUS_BITS } else { 0 }
+    }
+
+    #[inline(always)]
+    fn is_grouped(&self, raw: u64, _level: Level) -> bool {
+        CONTIGUOUS && raw & (CONTIGUOUS_HINT | VALID) == CONTIGUOUS_HINT | VALID
+    }
+
+    #[inline(always)]
+    fn grouped(&self, raw: u64, _level: Level) -> u64 {
+        raw | CONTIGUOUS_HINT
+    }
+
+    #[inline(always)]
+    fn ungrouped(&self, raw: u64, _level: Level, _member: usize) -> u64 {
+        raw & !CONTIGUOUS_HINT
+    }
+
+    /// D8.17.1: a change of output address, size, memory type, shareability or the Contiguous bit, or between table and
+    /// block, needs break-before-make; permissions, the access flag and software bits do not.
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
         const PERMISSIVE: u64 = S2AP_READ | S2AP_WRITE | ACCESS_FLAG;
         const IN_PLACE: u64 = PERMISSIVE | EXECUTE_NEVER | MAY_WRITE;
@@ -261,6 +302,7 @@ const _: () = {
         SH_INNER,
         ACCESS_FLAG,
         ADDRESS,
+        CONTIGUOUS_HINT,
         EXECUTE_NEVER,
         MAY_WRITE,
         KEPT,

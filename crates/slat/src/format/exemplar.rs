@@ -3,7 +3,7 @@
 //! [`check`] holds a format to it over every level and every combination of attributes; a new format calls it from its
 //! tests, and the machine's walkers then hold it against the architecture's manual.
 
-use super::{Change, Format, Kind, Leaf};
+use super::{Change, Format, Kind, Leaf, MOST_MEMBERS};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions};
 
@@ -30,6 +30,7 @@ pub fn check<F: Format>(format: F, frames: &[u64]) {
                 leaves(format, Hpa::new(frame), level);
             }
         }
+        groups(format, level);
     }
 }
 
@@ -54,6 +55,7 @@ fn no_leaf<F: Format>(format: F, raw: u64, level: Level) {
     }
     assert!(!format.is_writable(raw, level), "is_writable() is false of what is no leaf");
     assert!(!format.may_write(raw, level), "may_write() is false of what is no leaf");
+    assert!(!format.is_grouped(raw, level), "is_grouped() is false of what is no leaf");
     assert_eq!(format.is_table(raw, level), format.kind(raw, level) == Kind::Table, "is_table() is what kind() says");
 }
 
@@ -132,9 +134,46 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     if leaf.accessed {
         assert_eq!(format.change(raw, protected, level), expected, "withholding a permission needs a flush");
     }
+    members(format, leaf, level);
     let moved =
         Leaf { hpa: Hpa::new(leaf.hpa.get() ^ format.geometry().size(format.geometry().largest_leaf())), ..leaf };
     assert_ne!(format.change(raw, format.leaf(moved, level), level), Change::Free, "another frame is never free");
+}
+
+/// The shape of a level's groups: inside a table, and inside a region that invalidations are counted by.
+fn groups<F: Format>(format: F, level: Level) {
+    let (geometry, bits) = (format.geometry(), format.group_bits(level));
+    if bits > 0 {
+        assert!(level <= geometry.largest_leaf(), "a group is one of leaves");
+        let most = geometry.entries().min(geometry.root_entries()).min(MOST_MEMBERS);
+        assert!(1 << bits <= most, "a group lies in one table");
+        assert!(geometry.shift(level) + bits <= geometry.shard_shift(), "a group lies in a shard's region");
+    }
+}
+
+/// A leaf as each member of its group, and alone again.
+fn members<F: Format>(format: F, leaf: Leaf, level: Level) {
+    let bits = format.group_bits(level);
+    let size = format.geometry().size(level);
+    assert!(!format.is_grouped(format.leaf(leaf, level), level), "a leaf is made alone");
+    let count = if bits > 0 { 1 << bits } else { 0 };
+    for member in 0..count {
+        let leaf = Leaf { hpa: Hpa::new(leaf.hpa.align_down(size << bits).get() + size * member as u64), ..leaf };
+        let raw = format.leaf(leaf, level);
+        let grouped = format.grouped(raw, level);
+        assert_eq!(format.ungrouped(grouped, level, member), raw, "a member becomes the leaf that it was");
+        assert_eq!(format.change(raw, grouped, level), Change::Break, "grouping needs break-before-make");
+        assert_eq!(format.change(grouped, raw, level), Change::Break, "and so does the way back");
+        assert_eq!(format.kind(grouped, level), Kind::Leaf, "a member is a leaf");
+        let said = Leaf { hpa: leaf.hpa, ..format.decode(grouped, level) };
+        assert_eq!(said, leaf, "a member says what the leaf does, but for where its memory lies");
+        let changes = [F::made_writable, F::made_accessed, F::made_old, F::write_protected, F::write_revoked];
+        for change in changes {
+            let changed = change(&format, grouped, level);
+            assert!(format.is_grouped(changed, level), "what is changed in a member leaves it one");
+            assert_eq!(changed, format.grouped(change(&format, raw, level), level), "and does what it does to a leaf");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -146,10 +185,13 @@ mod tests {
     fn every_format_keeps_the_contract() {
         for bits in 32..=48 {
             check(Arm64::new(bits).unwrap(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
+            check(Arm64::new(bits).unwrap().with_contiguous(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
         }
         check(Ept::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
         for levels in 2..=4 {
-            check(Fake::new(levels), &[0, 1 << 20, 0x7f << 20]);
+            for bits in 0..=2 {
+                check(Fake::new(levels).with_groups(bits), &[0, 1 << 20, 0x7f << 20]);
+            }
         }
     }
 

@@ -19,6 +19,8 @@ const MAY_WRITE: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 5;
 const MEMORY_SHIFT: u32 = 6;
 const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+/// In a leaf: a member of a group. Its address is that of the group, the same in all members.
+const GROUPED: u64 = 1 << 8;
 /// In a table entry: annotations lie below.
 const KEPT: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
@@ -32,6 +34,7 @@ const ANNOTATION_SHIFT: u32 = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fake {
     geometry: Geometry,
+    group_bits: u32,
 }
 
 impl Fake {
@@ -40,7 +43,13 @@ impl Fake {
         assert!(levels >= 2 && levels <= 4, "the fake format has two to four levels");
         let root = Level::new(levels - 1);
         let largest_leaf = Level::new(if levels == 2 { 1 } else { levels - 2 });
-        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()) }
+        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()), group_bits: 0 }
+    }
+
+    /// The same with contiguous groups of `1 << bits` pages, at most a table of them.
+    pub const fn with_groups(self, bits: u32) -> Self {
+        assert!(bits <= 2, "a group lies in one table");
+        Self { group_bits: bits, ..self }
     }
 
     const fn shift(level: Level) -> u32 {
@@ -183,6 +192,24 @@ impl Format for Fake {
 
     fn write_revoked(&self, raw: u64, level: Level) -> u64 {
         Self::word(Self::body(raw, level) & !(WRITE | MAY_WRITE), level)
+    }
+
+    fn group_bits(&self, level: Level) -> u32 {
+        if level == Level::PAGE { self.group_bits } else { 0 }
+    }
+
+    fn is_grouped(&self, raw: u64, level: Level) -> bool {
+        Self::leaf_body(raw, level) & GROUPED != 0
+    }
+
+    fn grouped(&self, raw: u64, level: Level) -> u64 {
+        let group = self.geometry.size(level) << self.group_bits(level);
+        Self::word(Self::body(raw, level) & !(ADDRESS & (group - 1)) | GROUPED, level)
+    }
+
+    fn ungrouped(&self, raw: u64, level: Level, member: usize) -> u64 {
+        let body = Self::body(raw, level) & !GROUPED;
+        Self::word(body + member as u64 * self.geometry.size(level), level)
     }
 
     fn change(&self, old: u64, new: u64, level: Level) -> Change {
