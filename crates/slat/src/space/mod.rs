@@ -3,6 +3,7 @@
 mod age;
 mod annotate;
 mod collapse;
+mod group;
 mod map;
 mod protect;
 mod remove;
@@ -11,6 +12,7 @@ mod shard;
 mod split;
 
 pub(crate) use annotate::Divide;
+pub(crate) use group::Grouping;
 pub(crate) use map::Publish;
 pub(crate) use protect::{Protection, What};
 pub(crate) use remove::{CUTS, Removal};

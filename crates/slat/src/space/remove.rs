@@ -7,7 +7,7 @@ use crate::format::{Format, Kind};
 use crate::host::Host;
 use crate::reclaim::Subtree;
 use crate::sync::Atomics;
-use crate::table::{Cache, Entry, Position, TableRef};
+use crate::table::{Cache, Entry, Members, Position, Singles, TableRef};
 use crate::tlb::Gather;
 
 /// Runs of locked leaves that one removal can hold.
@@ -21,6 +21,8 @@ pub(crate) struct Removal<'s, H: Host> {
     gather: Gather,
     runs: [Option<Run<'s, H>>; RUNS],
     cuts: [Option<Cut<'s, H>>; CUTS],
+    /// What is left of the groups at the range's two ends.
+    rests: [Option<Singles<'s, H>>; 2],
     /// How many more tables may be cut: the room in the handle's limbo.
     may_cut: usize,
     /// The word of the entries afterwards: 0 or an annotation, which empty entries get as well.
@@ -58,7 +60,7 @@ enum Next {
 impl<'s, H: Host> Removal<'s, H> {
     pub(crate) fn new(gather: Gather, may_cut: usize, left: u64) -> Self {
         let (runs, cuts) = ([const { None }; RUNS], [const { None }; CUTS]);
-        Self { gather, runs, cuts, may_cut, left, changed: 0, widened: false, shortage: None }
+        Self { gather, runs, cuts, rests: [None, None], may_cut, left, changed: 0, widened: false, shortage: None }
     }
 
     /// Locks what `range` maps, visiting at most `budget` entries (and at least one), or until no more can be held.
@@ -106,6 +108,9 @@ impl<'s, H: Host> Removal<'s, H> {
                 entry.emptied(&flushed, self.left);
                 true
             });
+        }
+        for rest in self.rests.iter_mut().filter_map(Option::take) {
+            rest.make(&flushed, visit.space.format);
         }
         for cut in self.cuts.iter_mut().filter_map(Option::take) {
             cut.position.entry().emptied(&flushed, self.left);
@@ -158,7 +163,8 @@ impl<'s, H: Host> Removal<'s, H> {
         let (mut visited, mut locked) = (0, 0);
         let lock = |entry: Entry<'s, H::Atomics>| {
             let raw = entry.load();
-            format.kind(raw, Level::PAGE) == Kind::Leaf && entry.change(raw, F::LOCKED).is_ok()
+            let is_one = format.kind(raw, Level::PAGE) == Kind::Leaf && !format.is_grouped(raw, Level::PAGE);
+            is_one && entry.change(raw, F::LOCKED).is_ok()
         };
         while visited < most {
             let index = position.index + visited;
@@ -207,13 +213,11 @@ impl<'s, H: Host> Removal<'s, H> {
         match visit.space.format.kind(position.raw, position.level) {
             Kind::Empty => self.empty(visit, position, range, at, cache),
             Kind::Frozen => Next::At(at),
-            Kind::Locked if self.holds_nothing() => {
-                visit.wait_unlocked(position);
-                Next::At(at)
-            }
-            // An operation waits at a locked entry only with its own gather closed (R4).
-            Kind::Locked => Next::Full,
+            Kind::Locked => self.wait_at(visit, position, at),
             Kind::Table => self.cut(visit, position, span, at),
+            Kind::Leaf if visit.space.format.is_grouped(position.raw, position.level) => {
+                self.group(visit, position, range, at)
+            }
             Kind::Leaf if range.covers(span) => self.leaf(visit, position, span, at),
             // Ranges are whole pages, so a page is covered or not met at all.
             Kind::Leaf if position.level == Level::PAGE => Next::At(span.end()),
@@ -271,6 +275,66 @@ impl<'s, H: Host> Removal<'s, H> {
         visit.tally.unmapped(position.level, 1);
         self.changed += 1;
         Next::At(span.end())
+    }
+
+    /// Locks a group as one leaf: what the range covers of it is removed, the rest is made leaves of their own behind the
+    /// same flush. Only a block that is covered in part has to be met by itself.
+    fn group<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        position: Position<'s, H>,
+        range: GpaRange,
+        at: Gpa,
+    ) -> Next {
+        let format = visit.space.format;
+        let (level, size) = (position.level, format.geometry().size(position.level));
+        let span = visit.group_span(at, level);
+        let Some(covered) = range.intersection(span) else { return Next::At(at) };
+        if !covered.is_aligned(size) {
+            return self.dissolve(visit, position, at);
+        }
+        let member = |gpa: Gpa| ((gpa.get() - span.start().get()) / size) as usize;
+        let removed = member(covered.start())..member(covered.end());
+        let members = Members::around(position, format);
+        let first = Position { index: members.first + removed.start, ..position };
+        let place = self.run_for(first, covered.start());
+        let rest = self.rests.iter().position(Option::is_none);
+        let (Some(place), Some(rest)) = (place, rest) else { return Next::Full };
+        let broken = match members.break_valid(format) {
+            Ok(broken) => broken,
+            Err(met) => return self.wait_at(visit, members.at(met), at),
+        };
+        if covered != span {
+            self.rests[rest] = Some(broken.except(format, removed.clone()));
+        } else {
+            broken.removed();
+        }
+        self.hold(place, first, removed.len(), covered.end());
+        self.gather.leaf(span, level);
+        visit.tally.unmapped(level, removed.len() as u64);
+        self.changed += removed.len() as u64;
+        Next::At(covered.end())
+    }
+
+    fn dissolve<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, at: Gpa) -> Next {
+        // Nothing but this gather's removals happens while it holds entries (R1).
+        if !self.holds_nothing() {
+            return Next::Full;
+        }
+        match visit.dissolve(position, at) {
+            Ok(()) => Next::At(at),
+            Err(met) => self.wait_at(visit, met, at),
+        }
+    }
+
+    /// Goes on at `at` once `met` is not locked any more. An operation waits at a locked entry only with its own gather
+    /// closed (R4).
+    fn wait_at<F: Format>(&mut self, visit: Visit<'s, H, F>, met: Position<'s, H>, at: Gpa) -> Next {
+        if !self.holds_nothing() {
+            return Next::Full;
+        }
+        visit.wait_unlocked(met);
+        Next::At(at)
     }
 
     /// The run that a leaf at `start` extends, or a free place for a new one.
