@@ -1,5 +1,6 @@
 //! The project's own chores: `cargo xtask --help`.
 
+mod hv;
 mod instructions;
 mod layers;
 mod no_std;
@@ -35,6 +36,9 @@ enum Chore {
         #[arg(long)]
         keep: bool,
     },
+    /// Builds and runs the bare-metal hypervisor on an emulated machine
+    #[command(subcommand)]
+    Hv(hv::Command),
     /// Builds the engine without `std`, looks at what it needs from outside, links it and runs it
     NoStd,
 }
@@ -44,6 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Chore::Test { quick } => test::run(quick),
         Chore::Layers => layers::check().map(|()| ExitCode::SUCCESS),
         Chore::Instructions { json, keep } => instructions::count(json, keep).map(|()| ExitCode::SUCCESS),
+        Chore::Hv(command) => hv::run(&command),
         Chore::NoStd => no_std::check().map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,6 +1,7 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
-use slat::format::{Arm64, Ept, Format};
+use slat::format::{Arm64, Arm64Error, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Format, Stage2, Sv39x4, Sv48x4, Sv57x4};
+use slat_machine::walk::riscv::{GStage, Mode};
 use slat_machine::walk::{Walker, arm64, ept};
 
 use crate::failure::{Failure, engine};
@@ -32,11 +33,33 @@ macro_rules! formats {
 
 formats! {
     Arm64: Arm64::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
-    Ept: Ok::<_, Failure>(Ept::new()), Ok::<_, Failure>(ept::Ept::new());
+    Arm64Fwb: Arm64Fwb::new(ARM64_BITS), under(Arm64Fwb::new(ARM64_BITS)).map(arm64::Stage2::with_forced_write_back);
+    Arm64Lpa2: Arm64Lpa2::new(WIDE_BITS), under(Arm64Lpa2::new(WIDE_BITS));
+    Ept: only(Ept::new()), only(ept::Ept::new());
+    Ept5: only(Ept5::new()), only(ept::Ept::new().with_five_levels());
+    Sv39x4: only(Sv39x4::new()), only(GStage::new(Mode::Sv39x4));
+    Sv48x4: only(Sv48x4::new()), only(GStage::new(Mode::Sv48x4));
+    Sv57x4: only(Sv57x4::new()), only(GStage::new(Mode::Sv57x4));
 }
 
 /// Guest physical address bits of the arm64 format: what KVM's tests use with `-m 2`.
 const ARM64_BITS: u32 = 48;
+
+/// Those of formats for addresses of 52 bits.
+const WIDE_BITS: u32 = 52;
+
+/// The walker under the format's own value of VTCR_EL2, on a CPU with all sizes of address.
+fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
+    format: Result<Stage2<GRANULE, LPA2, FWB>, Arm64Error>,
+) -> Result<arm64::Stage2, Failure> {
+    let vtcr = format.map_err(engine)?.vtcr(6, false, false);
+    arm64::Vtcr::decode(vtcr).map(arm64::Stage2::new).map_err(engine)
+}
+
+/// What there is only one of.
+fn only<T>(value: T) -> Result<T, Failure> {
+    Ok(value)
+}
 
 /// The format's name as it is listed, if there is such a format.
 pub(crate) fn named(name: &str) -> Result<&'static str, Failure> {

@@ -6,11 +6,13 @@ use std::ops::RangeInclusive;
 
 use proptest::prelude::*;
 use slat::addr::{Gpa, Hpa, Level};
-use slat::format::{Arm64, Change, Format, Kind, Leaf};
+use slat::format::{
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Lpa2, Change, Format, Kind, Leaf, Stage2,
+};
 use slat::host::{Access, MemoryType, Permissions};
-use slat_machine::walk::arm64::{Stage2, Vtcr};
-use slat_machine::walk::ept::Processor;
-use slat_machine::walk::{Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, translate};
+use slat_machine::walk::{
+    Abort, DescriptorMemory, Fault, FaultKind, Memory, Step, Translation, Walker, arm64, ept, riscv, translate,
+};
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
 
@@ -30,40 +32,96 @@ trait Pair {
     }
 }
 
-/// arm64 stage 2.
-struct Arm;
+/// arm64 stage 2, walked under the very value of VTCR_EL2 that the format gives, for fetches of each kind.
+macro_rules! arm64 {
+    ($($name:ident: $format:ty, $bits:expr, $made:ident $(($levels:literal))?, $fwb:literal, $fetches:ident;)*) => {
+        $(struct $name;
 
-impl Pair for Arm {
-    type Format = Arm64;
+        impl Pair for $name {
+            type Format = $format;
 
-    const BITS: RangeInclusive<u32> = 32..=48;
+            const BITS: RangeInclusive<u32> = $bits;
 
-    fn format(bits: u32) -> Arm64 {
-        Arm64::new(bits).unwrap()
-    }
+            fn format(bits: u32) -> Self::Format {
+                Self::Format::$made(bits $(, $levels)?).unwrap()
+            }
 
-    fn walker(bits: u32) -> Box<dyn Walker> {
-        Box::new(Stage2::new(Vtcr::for_ipa_bits(bits).unwrap()))
-    }
+            fn walker(bits: u32) -> Box<dyn Walker> {
+                let vtcr = arm64::Vtcr::decode(Self::format(bits).vtcr(6, false, false)).unwrap();
+                let walker = arm64::Stage2::new(vtcr).with_fetches(arm64::Fetches::$fetches);
+                Box::new(if $fwb { walker.with_forced_write_back() } else { walker })
+            }
+        })*
+    };
 }
 
-/// x86 EPT, on the processor that allows least and has the widest addresses.
-struct Ept;
-
-impl Pair for Ept {
-    type Format = slat::format::Ept;
-
-    const BITS: RangeInclusive<u32> = 48..=48;
-
-    fn format(_: u32) -> Self::Format {
-        slat::format::Ept::new()
-    }
-
-    fn walker(_: u32) -> Box<dyn Walker> {
-        let processor = Processor { physical_bits: 52, execute_only: false, ..Processor::default() };
-        Box::new(slat_machine::walk::ept::Ept::of(processor, false))
-    }
+arm64! {
+    Arm4k: Arm64, 32..=48, new, false, All;
+    Arm4kEl1: Arm64, 48..=48, new, false, El1;
+    Arm4kEl0: Arm64, 48..=48, new, false, El0;
+    Arm4kFwb: Arm64Fwb, 40..=40, new, true, All;
+    Arm4kLpa2: Arm64Lpa2, 32..=52, new, false, All;
+    Arm4kFiveLevels: Arm64Lpa2, 49..=52, with_levels(5), false, All;
+    Arm4kFourLevels: Arm64, 40..=48, with_levels(4), false, All;
+    Arm16k: Arm64_16k, 32..=48, new, false, All;
+    Arm16kFwb: Stage2<14, true, true>, 47..=52, new, true, All;
+    Arm16kLpa2: Arm64_16kLpa2, 32..=52, new, false, All;
+    Arm16kFourLevels: Arm64_16kLpa2, 48..=52, with_levels(4), false, All;
+    Arm64k: Arm64_64k, 32..=52, new, false, All;
+    Arm64kFwb: Stage2<16, false, true>, 40..=52, new, true, El1;
 }
+
+/// x86 EPT, on the processor that allows least and has the widest addresses, for fetches of each kind.
+macro_rules! ept {
+    ($($name:ident: $format:ident, $bits:literal, $levels:ident, $fetches:ident;)*) => {
+        $(struct $name;
+
+        impl Pair for $name {
+            type Format = slat::format::$format;
+
+            const BITS: RangeInclusive<u32> = $bits..=$bits;
+
+            fn format(_: u32) -> Self::Format {
+                slat::format::$format::new()
+            }
+
+            fn walker(_: u32) -> Box<dyn Walker> {
+                let processor = ept::Processor { physical_bits: 52, execute_only: false, ..Default::default() };
+                Box::new(ept::Ept::of(processor, false).$levels().with_fetches(ept::Fetches::$fetches))
+            }
+        })*
+    };
+}
+
+ept! {
+    Ept: Ept, 48, with_four_levels, All;
+    EptOfSupervisors: Ept, 48, with_four_levels, Supervisor;
+    EptOfUsers: Ept, 48, with_four_levels, User;
+    Ept5: Ept5, 57, with_five_levels, All;
+}
+
+/// RISC-V's G-stage, on a hart that sets no flags itself: (levels, bits).
+macro_rules! g_stage {
+    ($($name:ident, $bits:literal;)*) => {
+        $(struct $name;
+
+        impl Pair for $name {
+            type Format = slat::format::$name;
+
+            const BITS: RangeInclusive<u32> = $bits..=$bits;
+
+            fn format(_: u32) -> Self::Format {
+                slat::format::$name::new()
+            }
+
+            fn walker(_: u32) -> Box<dyn Walker> {
+                Box::new(riscv::GStage::new(riscv::Mode::$name))
+            }
+        })*
+    };
+}
+
+g_stage!(Sv39x4, 41; Sv48x4, 50; Sv57x4, 59;);
 
 /// The tests, for one pair.
 macro_rules! hold {
@@ -79,7 +137,7 @@ macro_rules! hold {
                 fn what_is_mapped_at_an_address_is_found_at_it(
                     bits in <$pair as super::Pair>::BITS,
                     at in proptest::prelude::any::<u64>(),
-                    frame in 0u64..1 << 18,
+                    frame in 0u64..1 << 26,
                     level in 0u8..3,
                     inside in proptest::prelude::any::<u64>(),
                 ) {
@@ -91,7 +149,7 @@ macro_rules! hold {
 }
 
 macro_rules! hold_each {
-    ($($name:ident: $pair:ty),*) => {
+    ($($name:ident: $pair:ty,)*) => {
         $(hold!($name, $pair, [
             the_hardware_does_through_a_leaf_what_the_format_says_it_does,
             every_change_of_a_leaf_does_to_the_hardware_what_its_name_says,
@@ -105,7 +163,28 @@ macro_rules! hold_each {
     };
 }
 
-hold_each!(arm64: super::Arm, ept: super::Ept);
+hold_each! {
+    arm_4k: super::Arm4k,
+    arm_4k_el1: super::Arm4kEl1,
+    arm_4k_el0: super::Arm4kEl0,
+    arm_4k_fwb: super::Arm4kFwb,
+    arm_4k_lpa2: super::Arm4kLpa2,
+    arm_4k_five_levels: super::Arm4kFiveLevels,
+    arm_4k_four_levels: super::Arm4kFourLevels,
+    arm_16k: super::Arm16k,
+    arm_16k_fwb: super::Arm16kFwb,
+    arm_16k_lpa2: super::Arm16kLpa2,
+    arm_16k_four_levels: super::Arm16kFourLevels,
+    arm_64k: super::Arm64k,
+    arm_64k_fwb: super::Arm64kFwb,
+    ept_4: super::Ept,
+    ept_of_supervisors: super::EptOfSupervisors,
+    ept_of_users: super::EptOfUsers,
+    ept_5: super::Ept5,
+    sv39x4: super::Sv39x4,
+    sv48x4: super::Sv48x4,
+    sv57x4: super::Sv57x4,
+}
 
 fn levels(format: impl Format) -> impl Iterator<Item = Level> {
     (0..=format.geometry().root_level().get()).map(Level::new)
@@ -155,7 +234,8 @@ fn kind_of(memory: Memory) -> MemoryType {
 fn the_hardware_does_through_a_leaf_what_the_format_says_it_does<P: Pair>() {
     let (format, walker) = P::both();
     for level in leaf_levels(format) {
-        for leaf in leaves(0x0000_7f40_0000_0000) {
+        let highest = (1 << format.output_bits()) - (1 << 30);
+        for leaf in leaves(0x0000_7f40_0000_0000).chain(leaves(highest)) {
             let raw = format.leaf(leaf, level);
             for access in ACCESSES {
                 let verdict = verdict(&*walker, raw, level, access);
@@ -245,7 +325,7 @@ fn a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbi
 
 fn a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing<P: Pair>() {
     let (format, walker) = P::both();
-    let table = Hpa::new(0x7f40_1234_5000);
+    let table = Hpa::new(0x7f40_1234_0000);
     let expected = Step::Table { table, permissions: Permissions::ALL, update: None };
     for level in levels(format).filter(|&level| level > Level::PAGE) {
         let raw = format.table(table, level);
@@ -273,6 +353,49 @@ fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
             assert_eq!(walker.resolve(word, level), Step::Fault(FaultKind::Translation));
             assert_eq!((format.kind(word, level), format.annotated(word)), (Kind::Empty, annotation));
         }
+    }
+}
+
+/// Virtualization exceptions are suppressed in all but the zero word, which software does not choose.
+#[test]
+fn nothing_that_the_engine_writes_lets_a_guest_see_a_violation() {
+    let format = slat::format::Ept::new();
+    for level in leaf_levels(format) {
+        for raw in leaves(1 << 30).map(|leaf| format.leaf(leaf, level)) {
+            let changed = [
+                format.made_writable(raw, level),
+                format.made_accessed(raw, level),
+                format.made_old(raw, level),
+                format.write_protected(raw, level),
+                format.write_revoked(raw, level),
+            ];
+            assert!(changed.into_iter().chain([raw]).all(|raw| !ept::Ept::is_convertible(raw)), "{raw:#x}");
+        }
+    }
+    for raw in [slat::format::Ept::LOCKED, slat::format::Ept::FROZEN, format.annotation(7)] {
+        assert!(!ept::Ept::is_convertible(raw));
+    }
+    assert!(ept::Ept::is_convertible(0));
+}
+
+/// The values of control registers that a format gives are those that the walker was made for, and lead to the root.
+#[test]
+fn root_registers_lead_to_the_root() {
+    let root = Hpa::new(0x7f40_1234_0000);
+    let leads = |walker: Box<dyn Walker>, register: u64| assert_eq!(walker.root(Hpa::new(register)), Ok(root));
+    for vmid in [0, 1, 0xffff] {
+        leads(Arm4k::both().1, Arm4k::format(48).vttbr(root, vmid));
+        leads(Arm4kFiveLevels::both().1, Arm4kFiveLevels::format(52).vttbr(root, vmid));
+        leads(Arm64k::both().1, Arm64k::format(52).vttbr(root, vmid));
+        let highest = Hpa::new(0x000f_7f40_1234_0000);
+        assert_eq!(Arm16kLpa2::both().1.root(Hpa::new(Arm16kLpa2::format(52).vttbr(highest, vmid))), Ok(highest));
+    }
+    leads(Ept::both().1, Ept::format(48).eptp(root));
+    leads(Ept5::both().1, Ept5::format(57).eptp(root));
+    for vmid in [0, 1, 0x3fff] {
+        leads(Sv39x4::both().1, Sv39x4::format(41).hgatp(root, vmid));
+        leads(Sv48x4::both().1, Sv48x4::format(50).hgatp(root, vmid));
+        leads(Sv57x4::both().1, Sv57x4::format(59).hgatp(root, vmid));
     }
 }
 
@@ -351,7 +474,8 @@ fn what_is_mapped_is_found<P: Pair>(
     let geometry = format.geometry();
     let level = Level::new(level).min(geometry.largest_leaf());
     let gpa = Gpa::new(at & ((1 << bits) - 1)).align_down(geometry.size(level));
-    let hpa = Hpa::new(frame << 30 | (at & 0x3fff_f000)).align_down(geometry.size(level));
+    let expressible = (1 << format.output_bits()) - 1;
+    let hpa = Hpa::new((frame << 30 | (at & 0x3fff_f000)) & expressible).align_down(geometry.size(level));
     let mut tables = Built::default();
     tables.map(format, gpa, open(hpa), level);
 

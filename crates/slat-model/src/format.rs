@@ -30,6 +30,12 @@ impl ModelFormat {
     pub fn new(levels: u8) -> Self {
         Self(Fake::new(levels))
     }
+
+    /// The same for hardware that notes what it writes to.
+    #[must_use]
+    pub fn with_hardware_dirty(self) -> Self {
+        Self(self.0.with_hardware_dirty())
+    }
 }
 
 impl Format for ModelFormat {
@@ -127,6 +133,18 @@ impl Format for ModelFormat {
             return self.0.write_protected(raw, level);
         }
         self.0.write_revoked(raw, level)
+    }
+
+    fn hardware_dirty(&self) -> bool {
+        self.0.hardware_dirty()
+    }
+
+    fn is_dirty(&self, raw: u64, level: Level) -> bool {
+        !Plant::WrittenForgotten.is_planted() && self.0.is_dirty(raw, level)
+    }
+
+    fn made_clean(&self, raw: u64, level: Level) -> u64 {
+        self.0.made_clean(raw, level)
     }
 
     fn change(&self, old: u64, new: u64, level: Level) -> Change {

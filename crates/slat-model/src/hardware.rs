@@ -134,7 +134,8 @@ impl Hardware {
 impl Book {
     /// An access begins: through what is cached, or with a walk.
     pub fn begin_access(&mut self, format: Fake, vcpu: VcpuId, page: u64, access: Access) -> Result<Walk, Reached> {
-        if let Some(leaf) = self.hardware.leaf_of(vcpu, page) {
+        let first_write = |leaf: &Cached| access == Access::Write && is_first_write(format, leaf);
+        if let Some(leaf) = self.hardware.leaf_of(vcpu, page).filter(|leaf| !first_write(leaf)) {
             return Err(self.through(leaf, format, vcpu, page, access));
         }
         let known = self.hardware.walk_of(vcpu, page);
@@ -217,7 +218,27 @@ impl Book {
     }
 }
 
+/// Whether a write through this has to be noted in the entry before.
+fn is_first_write(format: Fake, leaf: &Cached) -> bool {
+    let (raw, level) = (leaf.raw, leaf.level);
+    format.hardware_dirty() && format.permits(raw, level, Access::Write) && !format.is_dirty(raw, level)
+}
+
 impl Walk {
+    /// The leaf that a write has to be noted in: where it lies, what it says, and what it is to say.
+    pub fn first_write(&self) -> Option<(Site, u64, u64)> {
+        let leaf = self.path.last().filter(|cached| is_leaf(cached) && self.access == Access::Write)?;
+        is_first_write(self.format, leaf)
+            .then(|| (leaf.site, leaf.raw, self.format.made_writable(leaf.raw, leaf.level)))
+    }
+
+    /// The leaf says this now.
+    pub fn was_written(&mut self, raw: u64) {
+        if let Some(leaf) = self.path.last_mut() {
+            leaf.raw = raw;
+        }
+    }
+
     /// The entry to read.
     pub fn site(&self) -> Site {
         let geometry = self.format.geometry();

@@ -44,6 +44,8 @@ pub enum Plant {
     UnprotectedLevel(u8),
     /// Format: an entry that is locked looks empty.
     LockedLooksEmpty,
+    /// Format: what hardware has noted of writes is not seen.
+    WrittenForgotten,
     /// Format: a table does not say that annotations lie below.
     NoteForgotten,
 
@@ -122,6 +124,7 @@ pub const ALL: &[Plant] = &[
     Plant::RevokedMayReturn,
     Plant::UnprotectedLevel(0),
     Plant::LockedLooksEmpty,
+    Plant::WrittenForgotten,
     Plant::NoteForgotten,
     Plant::NoFlush,
     Plant::FlushesFirstPage,

@@ -33,6 +33,8 @@ pub const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::P
 pub const READ_ONLY: SlotFlags = SlotFlags { read_only: true, log: None };
 /// A slot that is logged, every page marked, none protected.
 pub const MARKED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
+/// A slot whose log hardware keeps.
+pub const BY_HARDWARE: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Hardware) };
 /// A slot with nothing special.
 pub const PLAIN: SlotFlags = SlotFlags { read_only: false, log: None };
 /// The slot of every scenario.
@@ -55,6 +57,7 @@ impl<T: Tool> Stage<T> {
         let world = World::new(setup);
         let config = Config { vcpus: VCPUS as u32, workers: 2, flush_threshold: u64::MAX };
         let format = ModelFormat::new(setup.levels);
+        let format = if setup.hardware_dirty { format.with_hardware_dirty() } else { format };
         let vm = Arc::new(Vm::new(Host(world.clone()), format, config).expect("there is memory"));
         let root = number_of(vm.root().expect("a new VM has a root"));
         book::with(|book| book.root = root);

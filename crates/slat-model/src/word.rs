@@ -97,6 +97,17 @@ impl<T: Tool> Checked<T> {
         (self.raw.load(Ordering::Acquire), self.ended.load(Ordering::Relaxed))
     }
 
+    /// Hardware notes something in an entry that it found saying `seen`; whether it still did.
+    pub fn change_as_hardware(&self, seen: u64, new: u64) -> bool {
+        let changed = self.raw.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if changed {
+            self.last.store(new, Ordering::Relaxed);
+            let site = self.site;
+            book::with(|book| site.into_iter().for_each(|site| book.note(book::Event::Entry { site, old: seen, new })));
+        }
+        changed
+    }
+
     /// The last value in the order of execution. No step of its own.
     pub fn peek(&self) -> u64 {
         self.last.load(Ordering::Relaxed)

@@ -132,6 +132,15 @@ caught! {
     r5_pages_copied_before_the_harvest_returns: fault_harvest::CACHED, CopiedTooEarly, All;
     r5_remapped_pages_copied_before_the_harvest_returns: fault_harvest::REMAP, CopiedTooEarly, All;
     r5_pages_copied_before_either_harvest_returns: fault_harvest::TWO_HARVESTERS, CopiedTooEarly, All;
+    r5_hardwares_note_that_is_not_seen: hardware_log::HARVEST, WrittenForgotten, All;
+    r5_hardwares_note_that_a_removal_does_not_see: hardware_log::UNMAP, WrittenForgotten, All;
+    r5_hardwares_note_that_a_cut_does_not_see: hardware_log::CUT, WrittenForgotten, All;
+    r5_clean_pages_that_are_not_flushed: hardware_log::HARVEST, NoFlush, All;
+    r5_clean_pages_flushed_for_one_vcpu_at_the_first_page: hardware_log::CUT, FlushKeepsWalks, Both;
+    r5_noted_pages_copied_before_the_harvest_returns: hardware_log::HARVEST, CopiedTooEarly, All;
+    r5_marks_of_hardwares_notes_that_are_not_made: hardware_log::UNMAP, Unmade(Shape::Mark), All;
+    r5_hardwares_notes_held_by_one_who_is_not_counted: hardware_log::GET, Unmade(Shape::Count), Both;
+    r6_a_log_of_hardwares_that_is_not_flushed: hardware_log::ENABLING, NoFlush, Both;
     r5_a_taker_that_is_not_counted: fault_harvest::COMPLETE, Unmade(Shape::Count), All;
     r5_takers_read_relaxed: fault_harvest::COMPLETE, RelaxedLoads, Loom;
 

@@ -5,8 +5,8 @@
 
 use slat_model::run::Scenario;
 use slat_model::scenario::{
-    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, invalidate_fault, protect_protect,
-    reclaim, split_fault, teardown_fault, unlink_walk,
+    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, hardware_log, invalidate_fault,
+    protect_protect, reclaim, split_fault, teardown_fault, unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -68,6 +68,15 @@ scenarios! {
     r5_mark_under_a_summary_bit_beside_harvest: fault_harvest::SUMMARY;
     r5_write_beside_two_harvesters: fault_harvest::TWO_HARVESTERS;
     r5_complete_means_complete: fault_harvest::COMPLETE;
+
+    r5_hardwares_note_beside_harvest: hardware_log::HARVEST;
+    r5_hardwares_note_beside_unmapping: hardware_log::UNMAP;
+    r5_hardwares_note_beside_cutting: hardware_log::CUT;
+    r5_a_noted_page_unmapped_by_two: hardware_log::UNMAP_TWICE;
+    r5_a_noted_page_cut_beside_harvest: hardware_log::CUT_HARVEST;
+    r5_a_noted_page_read_beside_harvest: hardware_log::GET;
+    r6_hardwares_note_beside_turning_the_log_on: hardware_log::ENABLING;
+    r5_a_noted_page_made_read_only_beside_harvest: hardware_log::READ_ONLY;
 
     r7_collapse_beside_write: collapse_fault::WRITE_BESIDE;
     r7_collapse_by_two_faults: collapse_fault::BY_FAULTS;

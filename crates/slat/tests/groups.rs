@@ -25,7 +25,7 @@ type Handles = (Arc<GroupVm>, Worker<Arc<GroupVm>>, Vcpu<Arc<GroupVm>>);
 
 /// A VM with groups and one writable slot at [`BASE`], backed by pages.
 fn with_slot(len: u64) -> Handles {
-    let format = Arm64::new(40).unwrap().with_contiguous();
+    let format = Arm64Contiguous::new(40).unwrap();
     let vm = Arc::new(Vm::new(TestHost::new(), format, Config::default()).unwrap());
     pages_only(&vm);
     let mut worker = Worker::new(vm.clone()).unwrap();

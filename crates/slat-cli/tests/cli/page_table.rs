@@ -154,7 +154,7 @@ fn bad_input_on_every_option_says_what_is_allowed() {
         (&["-s", "floppy"], 2, "anonymous_thp"),
         (&["-v", "0"], 2, "1 to 1024"),
         (&["-v", "x"], 2, "invalid"),
-        (&["--format", "vax"], 2, "there are: arm64-4k, ept"),
+        (&["--format", "vax"], 2, "there are: arm64-4k, "),
         (&["--locking", "hope"], 2, "lock-free, shared-fault, shared-relax, exclusive"),
         (&["--repeat", "0"], 2, "1 to 1000"),
         (&["--collapse", "now"], 2, "by-faults, in-place, lazily"),

@@ -1,4 +1,5 @@
-//! How cores are told to drop what they cache: by broadcast on arm64, by request and acknowledgement on x86.
+//! How cores are told to drop what they cache: by broadcast on arm64, by request and acknowledgement on x86 and
+//! RISC-V.
 //!
 //! What both have in common is here: flushes have numbers (*tickets*), each core has a word that says how many it has
 //! seen and whether it is inside of its guest, and whoever flushes waits for cores that are inside and have not seen
@@ -21,7 +22,7 @@ pub enum Maintenance {
     /// An instruction reaches every core, with an address and a level (arm64: TLBI by IPA, inner shareable).
     Broadcast,
     /// Software interrupts every core that is in its guest, and each drops everything itself (x86: INVEPT of one
-    /// context, which takes no address).
+    /// context, which takes no address; RISC-V: HFENCE.GVMA of a VMID).
     Request,
 }
 
@@ -109,7 +110,7 @@ impl Cores {
     pub(crate) fn post_local(&self, core: u32, page: Gpa, level: Hint) {
         match self {
             Self::Broadcast(broadcast) => broadcast.post_local(core, page, level),
-            Self::Request(requests) => requests.post_local(core),
+            Self::Request(requests) => requests.post_local(core, page),
         }
     }
 

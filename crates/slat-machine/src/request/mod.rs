@@ -38,7 +38,8 @@ mod model;
 use std::fmt;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use slat::host::Flush;
+use slat::addr::{Gpa, GpaRange};
+use slat::host::{Flush, Hint};
 use slat::sync::{Atomics, Core, Padded, Word};
 
 use crate::maintenance::{FlushCounts, Pending, Post, RequestCounts, State};
@@ -66,13 +67,19 @@ struct Line<A: Atomics> {
     acknowledged: A::Statistic,
     invalidations: A::Statistic,
     locals: A::Statistic,
+    /// What the core drops on its own account before it enters its guest: nothing (0), [`EVERYTHING`], or the page whose
+    /// address this is, with [`ONE_PAGE`] set.
+    local: A::Word,
 }
+
+const ONE_PAGE: u64 = 1 << 0;
+const EVERYTHING: u64 = 1 << 1;
 
 impl<A: Atomics> Line<A> {
     fn new() -> Self {
-        let [word, interrupt, attached] = [0; 3].map(A::Word::new);
+        let [word, interrupt, attached, local] = [0; 4].map(A::Word::new);
         let [acknowledged, invalidations, locals] = [0; 3].map(A::Statistic::new);
-        Self { word, interrupt, attached, acknowledged, invalidations, locals }
+        Self { word, interrupt, attached, acknowledged, invalidations, locals, local }
     }
 }
 
@@ -113,11 +120,13 @@ impl<A: Atomics> Requests<A> {
         }
     }
 
-    /// Counts a flush of one page on core `core` alone. Nothing else is to be done: the core came here by an EPT
-    /// violation, which has dropped what it had cached for the page (29.4.3.1); what it may cache of the page otherwise
-    /// costs it a violation once, and no more.
-    pub(crate) fn post_local(&self, core: u32) {
-        self.lines[core as usize].locals.fetch_add(1, Relaxed);
+    /// A flush of one page on core `core` alone, which the calling thread drives: it takes effect when the core enters its
+    /// guest again. On x86 the fault that led here has dropped the page already (29.4.3.1); on RISC-V it has not.
+    pub(crate) fn post_local(&self, core: u32, page: Gpa) {
+        let line = &self.lines[core as usize];
+        line.locals.fetch_add(1, Relaxed);
+        let local = if line.local.load(Relaxed) == 0 { page.get() | ONE_PAGE } else { EVERYTHING };
+        line.local.store(local, Relaxed);
     }
 
     pub(crate) fn counts(&self) -> FlushCounts {
@@ -200,6 +209,15 @@ impl<A: Atomics> Attached<'_, A> {
             self.seen = next;
             // Relaxed: what F5 has to acquire from this word came before C2.
             self.line.word.store(State { inside: true, seen: next }.word(), Relaxed);
+        }
+        // Relaxed: this thread's own word.
+        let local = self.line.local.load(Relaxed);
+        if local != 0 {
+            self.line.local.store(0, Relaxed);
+            apply(match local {
+                EVERYTHING => Flush::All,
+                page => Flush::Leaves { range: GpaRange::around(Gpa::new(page), 1), level: Hint::Unknown },
+            });
         }
     }
 

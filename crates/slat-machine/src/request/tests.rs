@@ -86,12 +86,17 @@ fn a_core_whose_guest_is_stopped_is_out_of_it() {
 }
 
 #[test]
-fn a_flush_of_one_page_on_one_core_is_counted_and_that_is_all() {
-    let requests = <Requests>::new(1);
-    let mut core = requests.attach(0);
-    requests.post_local(0);
+fn a_flush_of_one_page_on_one_core_waits_for_its_guest_and_concerns_no_other() {
+    let requests = <Requests>::new(2);
+    let (mut core, mut other) = (requests.attach(0), requests.attach(1));
+    requests.post_local(0, Gpa::new(0x5000));
+    let page = Flush::Leaves { range: GpaRange::around(Gpa::new(0x5001), 1), level: Hint::Unknown };
+    assert_eq!((access(&mut core), access(&mut other)), (vec![page], vec![]));
     assert_eq!(access(&mut core), []);
-    assert_eq!((requests.counts().local, requests.requests()), (1, RequestCounts::default()));
+    requests.post_local(0, Gpa::new(0x5000));
+    requests.post_local(0, Gpa::new(0x6000));
+    assert_eq!(access(&mut core), [Flush::All], "one page is remembered");
+    assert_eq!((requests.counts().local, requests.requests()), (3, RequestCounts::default()));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use slat::vm::{
 use slat_machine::memory::{PAGE_SIZE, Source};
 use slat_machine::{Machine, MachineConfig, Runner};
 
-use crate::subject;
+use super::subject;
 
 pub(crate) type TestVm<'m> = Vm<&'m Machine, subject::Format>;
 pub(crate) type TestVcpu<'v, 'm> = Runner<'m, Vcpu<&'v TestVm<'m>>>;

@@ -2,6 +2,8 @@
 
 use slat::vm::Budget;
 
+use super::subject;
+
 /// Numbers for one thread's choices.
 pub(crate) struct Dice(pub(crate) u64);
 
@@ -16,7 +18,10 @@ impl Dice {
     }
 }
 
-/// Two seeds; as many as the variable `SLAT_SEEDS` says, for a longer search.
+/// The format's own seeds; as many as the variable `SLAT_SEEDS` says, for a longer search.
 pub(crate) fn seeds() -> std::ops::Range<u64> {
-    0..std::env::var("SLAT_SEEDS").map_or(2, |count| count.parse().expect("SLAT_SEEDS is a number"))
+    match std::env::var("SLAT_SEEDS") {
+        Ok(count) => 0..count.parse().expect("SLAT_SEEDS is a number"),
+        Err(_) => subject::SEEDS,
+    }
 }

@@ -15,8 +15,8 @@ use slat_machine::copy::Destination;
 use slat_machine::memory::{PAGE_SIZE, Source};
 use slat_machine::program::{Order, Program};
 
-use crate::common::*;
-use crate::stage::Stage;
+use super::common::*;
+use super::stage::Stage;
 
 const BASE: u64 = (1 << 30) + 0x1f_d000;
 const SLOT: SlotId = SlotId(3);

@@ -15,9 +15,9 @@ use slat_machine::Machine;
 use slat_machine::machine::Maintenance;
 use slat_machine::memory::{PAGE_SIZE, Replacement, Source};
 
-use crate::common::*;
-use crate::dice::{Dice, seeds};
-use crate::stage::Stage;
+use super::common::*;
+use super::dice::{Dice, seeds};
+use super::stage::Stage;
 
 const BASE: u64 = (3 << 30) - 4 * MIB;
 const SLOT: SlotId = SlotId(0);

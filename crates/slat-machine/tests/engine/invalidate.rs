@@ -11,8 +11,8 @@ use slat_machine::Machine;
 use slat_machine::memory::{PAGE_SIZE, PAGE_WORDS, Source};
 use slat_machine::physical::GUEST_BASE;
 
-use crate::common::*;
-use crate::stage::Stage;
+use super::common::*;
+use super::stage::Stage;
 
 const BASE: u64 = (2 << 30) - MIB;
 const PAGES: u64 = 256;

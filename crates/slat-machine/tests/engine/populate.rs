@@ -1,6 +1,6 @@
 //! vCPUs touch memory for the first time, all at once: every leaf is mapped once, and nothing is flushed for it.
 
-use crate::common::*;
+use super::common::*;
 use slat::addr::Gpa;
 use slat_machine::memory::Source;
 use slat_machine::program::{Action, Order, Program};

@@ -12,7 +12,7 @@ use slat_machine::physical::GUEST_BASE;
 use slat_machine::vcpu::FaultEntry;
 use slat_machine::{GuestError, Machine};
 
-use crate::common::*;
+use super::common::*;
 
 const BASE: u64 = 5 << 30;
 const SLOT: SlotId = SlotId(1);

@@ -11,8 +11,8 @@ use slat::vm::{Budget, SlotError};
 use slat_machine::GuestError;
 use slat_machine::memory::{PAGE_SIZE, Source};
 
-use crate::common::*;
-use crate::stage::Stage;
+use super::common::*;
+use super::stage::Stage;
 
 const KEPT: SlotId = SlotId(0);
 const MOVED: SlotId = SlotId(7);

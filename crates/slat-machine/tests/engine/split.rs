@@ -5,8 +5,8 @@ use slat::host::SlotId;
 use slat::vm::Budget;
 use slat_machine::memory::{PAGE_SIZE, Source};
 
-use crate::common::*;
-use crate::stage::Stage;
+use super::common::*;
+use super::stage::Stage;
 
 const BASE: u64 = 4 << 30;
 const SLOT: SlotId = SlotId(0);

@@ -6,7 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use slat_machine::vcpu::RunnerCounts;
 
-use crate::common::{TestVcpu, TestVm, vcpu};
+use super::common::{TestVcpu, TestVm, vcpu};
 
 /// What a test and its guests share.
 #[derive(Debug, Default)]

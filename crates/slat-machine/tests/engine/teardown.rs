@@ -7,7 +7,7 @@ use slat::vm::{Budget, Worker};
 use slat_machine::GuestError;
 use slat_machine::memory::Source;
 
-use crate::common::*;
+use super::common::*;
 
 const BASE: u64 = 1 << 30;
 

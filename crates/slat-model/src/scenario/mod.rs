@@ -5,6 +5,7 @@ pub mod collapse_fault;
 pub mod fault_fault;
 pub mod fault_harvest;
 pub mod fault_slot_change;
+pub mod hardware_log;
 pub mod invalidate_fault;
 pub mod protect_protect;
 pub mod reclaim;
@@ -66,6 +67,14 @@ pub const ALL: &[Scenario] = &[
     reclaim::JOIN,
     reclaim::TABLE,
     reclaim::TWO_RECLAIMERS,
+    hardware_log::HARVEST,
+    hardware_log::UNMAP,
+    hardware_log::CUT,
+    hardware_log::UNMAP_TWICE,
+    hardware_log::CUT_HARVEST,
+    hardware_log::GET,
+    hardware_log::ENABLING,
+    hardware_log::READ_ONLY,
     invalidate_fault::GUARD,
     invalidate_fault::HOST,
     invalidate_fault::HOST_NEW_SLOT,

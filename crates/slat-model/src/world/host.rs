@@ -83,9 +83,10 @@ impl<T: Tool> Tlb for Host<T> {
         flush
     }
 
-    /// Complete on every CPU at once. Release: a walk that begins later reads what was written before.
+    /// Complete on every CPU at once. Release: a walk that begins later reads what was written before. Acquire: what
+    /// hardware has noted through what is flushed now is there.
     fn wait(&self, flush: Flush) {
-        self.tick(Ordering::Release);
+        self.tick(Ordering::AcqRel);
         book::with(|book| {
             book.note(Event::Flush { flush });
             if let Some((flush, reach)) = planted(flush) {

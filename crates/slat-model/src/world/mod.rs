@@ -87,6 +87,8 @@ pub struct Setup {
     pub count: u64,
     /// What kind of host backs it.
     pub backing: Kind,
+    /// Whether hardware notes what it writes to.
+    pub hardware_dirty: bool,
 }
 
 /// How the backing answers.
@@ -105,7 +107,7 @@ pub enum Kind {
 impl Setup {
     /// Two levels, and a slot of so many pages from page 0 on.
     pub const fn pages(count: u64) -> Self {
-        Self { levels: 2, first: 0, count, backing: Kind::Pages }
+        Self { levels: 2, first: 0, count, backing: Kind::Pages, hardware_dirty: false }
     }
 
     /// As [`pages`](Self::pages), one block.
@@ -117,6 +119,12 @@ impl Setup {
     #[must_use]
     pub const fn backed(self, backing: Kind) -> Self {
         Self { backing, ..self }
+    }
+
+    /// The same with hardware that notes what it writes to.
+    #[must_use]
+    pub const fn with_hardware_dirty(self) -> Self {
+        Self { hardware_dirty: true, ..self }
     }
 
     /// The slot's pages.
@@ -145,7 +153,8 @@ impl<T: Tool> World<T> {
 
     /// The hardware's own reading of the format, on which no bug is planted.
     fn format(&self) -> Fake {
-        Fake::new(self.setup.levels)
+        let format = Fake::new(self.setup.levels);
+        if self.setup.hardware_dirty { format.with_hardware_dirty() } else { format }
     }
 
     /// A step that hardware and host see in one order. None while a thread unwinds.
@@ -192,6 +201,14 @@ impl<T: Tool> World<T> {
                 Next::Abandoned => return Reached::Nothing,
                 Next::Fill => break,
             }
+        }
+        // The first write through a leaf is noted in it, in one step with finding it unchanged.
+        if let Some((site, raw, written)) = walk.first_write() {
+            if !self.tables.word(site).change_as_hardware(raw, written) {
+                return Reached::Nothing;
+            }
+            walk.was_written(written);
+            self.tick(Ordering::Release); // a flush that completes later is behind it
         }
         self.tick(Ordering::Acquire);
         book::with(|book| book.fill(walk))

@@ -1,8 +1,12 @@
-//! arm64 stage 2 with the 4 KiB granule: VMSAv8-64 descriptors without FEAT_S2FWB and without FEAT_LPA2.
+//! arm64 stage 2: VMSAv8-64 descriptors with granules of 4, 16 and 64 KiB, addresses of 48 and 52 bits.
 //!
 //! Sources: Arm Architecture Reference Manual (DDI 0487), D8.3 (descriptor formats), D8.4 (stage 2 permissions),
 //! D8.5 (access flag), D8.6 (stage 2 memory attributes), D8.2 (initial lookup level, concatenated tables), D8.7.1 (the
-//! Contiguous bit).
+//! Contiguous bit), D24.2 (`VTCR_EL2`, `VTTBR_EL2`).
+//!
+//! Bits 54:53 of a leaf are `XN[1:0]` where there is FEAT_XNX, and XN and RES0 where there is not: the format uses 0b00
+//! (execution at EL1 and EL0) and 0b10 (at neither), which mean the same to both. Where 52 bits of output address take
+//! bits 9:8 (FEAT_LPA2), shareability is that of `VTCR_EL2.SH0`.
 
 use core::fmt;
 
@@ -18,83 +22,210 @@ const S2AP_READ: u64 = 1 << 6;
 const S2AP_WRITE: u64 = 1 << 7;
 const SH_INNER: u64 = 0b11 << 8;
 const ACCESS_FLAG: u64 = 1 << 10;
-/// In a leaf: one of 16 aligned neighbours that hardware may cache as one (D8.7.1). Permissions and the access flag may
-/// differ among them meanwhile, the rest may not.
+/// In a leaf: one of several aligned neighbours that hardware may cache as one (D8.7.1).
 const CONTIGUOUS_HINT: u64 = 1 << 52;
-const CONTIGUOUS_BITS: u32 = 4;
 const EXECUTE_NEVER: u64 = 1 << 54;
 /// Bits 58:55 are reserved for software in leaf descriptors, and ignored in table descriptors.
 const MAY_WRITE: u64 = 1 << 55;
 const KEPT: u64 = 1 << 56;
-const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 /// Invalid descriptors: bits 63:1 are ignored (D8.3.1).
 const ANNOTATED: u64 = 1 << 4;
 const ANNOTATION_SHIFT: u32 = 12;
 const ANNOTATION: u64 = 0x003f_ffff_ffff_f000;
-
-const MEM_ATTR_NORMAL: u64 = 0b1111;
-const MEM_ATTR_NON_CACHEABLE: u64 = 0b0101;
-const MEM_ATTR_DEVICE: u64 = 0b0001;
 const MEM_ATTR: u64 = 0b1111 << MEM_ATTR_SHIFT;
 
-/// arm64 stage 2, 4 KiB granule: 4 KiB pages, blocks of 2 MiB and 1 GiB, input addresses of 32 to 48 bits.
+/// arm64 stage 2 with a granule of `1 << GRANULE` bytes: 12, 14 or 16.
 ///
-/// The initial lookup level and the concatenation of root tables follow from the address size, as few levels as
-/// concatenating up to 16 tables permits (D8.2.2).
+/// `LPA2` is the format of FEAT_LPA2 for the granules of 4 and 16 KiB (`VTCR_EL2.DS`); that of 64 KiB has room for 52 bits
+/// without. `FWB` is the memory attributes of FEAT_S2FWB (`HCR_EL2.FWB`), under which a guest's own attributes do not make
+/// memory less cacheable. Leaves are pages and blocks of 2 MiB and 1 GiB, 32 MiB, or 512 MiB; larger ones, which 52-bit
+/// addresses allow, would make the regions larger that invalidations are counted by (R4).
 ///
-/// Contiguous groups, where asked for, are of 16 leaves: 64 KiB of pages, 32 MiB of blocks. They are a matter of the type,
-/// so that who does without them does not pay for the question.
+/// `GROUPS` is whether leaves come in contiguous groups where they can: of 64 KiB of pages and 32 MiB of blocks, 2 MiB and 1
+/// GiB, or 2 MiB of pages only. They are a matter of the type, so that who does without them does not pay for the question.
+/// The hint is set and cleared by break-before-make: any CPU will do (FEAT_BBM level 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arm64With<const CONTIGUOUS: bool> {
+pub struct Stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool = false> {
     root: Level,
     root_bits: u8,
 }
 
-/// arm64 stage 2, 4 KiB granule, every leaf by itself. See [`Arm64With`].
-pub type Arm64 = Arm64With<false>;
+/// 4 KiB granule, addresses of 32 to 48 bits.
+pub type Arm64 = Stage2<12, false, false>;
+/// [`Arm64`] with contiguous groups.
+pub type Arm64Contiguous = Stage2<12, false, false, true>;
+/// [`Arm64`] with FEAT_S2FWB.
+pub type Arm64Fwb = Stage2<12, false, true>;
+/// 4 KiB granule with FEAT_LPA2, addresses of 32 to 52 bits.
+pub type Arm64Lpa2 = Stage2<12, true, false>;
+/// 16 KiB granule, addresses of 32 to 48 bits.
+pub type Arm64_16k = Stage2<14, false, false>;
+/// 16 KiB granule with FEAT_LPA2, addresses of 32 to 52 bits.
+pub type Arm64_16kLpa2 = Stage2<14, true, false>;
+/// 64 KiB granule, addresses of 32 to 52 bits; past 48 with FEAT_LPA.
+pub type Arm64_64k = Stage2<16, false, false>;
 
-/// arm64 stage 2, 4 KiB granule, with contiguous groups. See [`Arm64With`].
-pub type Arm64Contiguous = Arm64With<true>;
-
-/// Why an [`Arm64`] configuration is not possible.
+/// Why a [`Stage2`] configuration is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arm64Error {
-    /// The input address size has to be 32 to 48 bits.
-    AddressBits(u32),
+    /// The input address size is not one that the format has.
+    AddressBits {
+        /// What was asked for.
+        bits: u32,
+        /// The most that the format has; the least is 32.
+        most: u32,
+    },
+    /// So many levels do not resolve so many bits.
+    Levels {
+        /// What was asked for.
+        levels: u32,
+        /// Bits of the input address.
+        bits: u32,
+    },
 }
 
 impl fmt::Display for Arm64Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddressBits(bits) => write!(f, "arm64 stage 2 takes 32 to 48 bits of IPA, not {bits}"),
+            Self::AddressBits { bits, most } => {
+                write!(f, "this arm64 stage 2 takes 32 to {most} bits of IPA, not {bits}")
+            }
+            Self::Levels { levels, bits } => {
+                write!(f, "{levels} levels of arm64 stage 2 do not resolve {bits} bits of IPA")
+            }
         }
     }
 }
 
 impl core::error::Error for Arm64Error {}
 
-impl Arm64With<false> {
-    /// Stage 2 for guest physical addresses of `address_bits` bits, 32 to 48.
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> Stage2<GRANULE, LPA2, FWB, GROUPS> {
+    /// Bits that a table resolves.
+    const STRIDE: u32 = GRANULE as u32 - 3;
+    /// Bits of an address, input and output.
+    const ADDRESS_BITS: u32 = if LPA2 || GRANULE == 16 { 52 } else { 48 };
+    /// The descriptor's address field without the bits that moved.
+    const ADDRESS: u64 = if LPA2 { mask(49, GRANULE) } else { mask(47, GRANULE) };
+    /// The most significant bits of a 52-bit address, in the descriptor.
+    const HIGH: u64 = match (GRANULE, LPA2) {
+        (16, _) => mask(15, 12),
+        (_, true) => mask(9, 8),
+        _ => 0,
+    };
+    /// How far down they have moved.
+    const HIGH_SHIFT: u32 = if GRANULE == 16 { 48 - 12 } else { 50 - 8 };
+    /// Where the descriptor has no shareability, `VTCR_EL2.SH0` says the same.
+    const SHAREABLE: u64 = if LPA2 { 0 } else { SH_INNER };
+    const NORMAL: u64 = if FWB { 0b0110 } else { 0b1111 };
+    const NON_CACHEABLE: u64 = 0b0101;
+    const DEVICE: u64 = 0b0001;
+
+    /// Stage 2 for guest physical addresses of `address_bits` bits, 32 to 48 or 52.
+    ///
+    /// The initial lookup level and the concatenation of root tables follow from the address size: as few levels as
+    /// concatenating up to 16 tables permits, and two at least (D8.2.2).
     pub const fn new(address_bits: u32) -> Result<Self, Arm64Error> {
-        if address_bits < 32 || address_bits > 48 {
-            return Err(Arm64Error::AddressBits(address_bits));
+        if address_bits < 32 || address_bits > Self::ADDRESS_BITS {
+            return Err(Arm64Error::AddressBits { bits: address_bits, most: Self::ADDRESS_BITS });
         }
         // Concatenation resolves up to 4 bits more in the root than a table does.
-        let levels = (address_bits - 4 - 12).div_ceil(9);
-        let root = Level::new((levels - 1) as u8);
-        let root_bits = (address_bits - 12 - 9 * (levels - 1)) as u8;
-        Ok(Self { root, root_bits })
+        let levels = (address_bits - 4 - GRANULE as u32).div_ceil(Self::STRIDE);
+        Self::with_levels(address_bits, if levels < 2 { 2 } else { levels })
     }
 
-    /// The same with contiguous groups. The hint is set and cleared by break-before-make, so any CPU will do (FEAT_BBM level
-    /// 0).
-    pub const fn with_contiguous(self) -> Arm64Contiguous {
-        Arm64With { root: self.root, root_bits: self.root_bits }
+    /// The same with so many levels, two at least, where more than the fewest are wanted: with FEAT_LPA2 up to five
+    /// (4 KiB) and four (16 KiB).
+    pub const fn with_levels(address_bits: u32, levels: u32) -> Result<Self, Arm64Error> {
+        let most = match (GRANULE, LPA2) {
+            (12, true) => 5,
+            (12, false) | (14, true) => 4,
+            _ => 3,
+        };
+        let error = Err(Arm64Error::Levels { levels, bits: address_bits });
+        if levels < 2 || levels > most || address_bits > Self::ADDRESS_BITS {
+            return error;
+        }
+        let below = GRANULE as u32 + Self::STRIDE * (levels - 1);
+        if address_bits <= below || address_bits > below + Self::STRIDE + 4 {
+            return error;
+        }
+        Ok(Self { root: Level::new(levels as u8 - 1), root_bits: (address_bits - below) as u8 })
+    }
+
+    /// The value of `VTCR_EL2`: walks that are write-back and inner shareable, and the output size that both this format
+    /// and the CPU have, which `pa_range` says (`ID_AA64MMFR0_EL1.PARange`). `wide_vmid` is 16 bits of VMID (VS);
+    /// `manages_access_flag` lets the CPU set the access flag itself (HA, of FEAT_HAFDBS).
+    pub const fn vtcr(self, pa_range: u8, wide_vmid: bool, manages_access_flag: bool) -> u64 {
+        let address_bits = self.root_bits as u64 + GRANULE as u64 + Self::STRIDE as u64 * self.root.get() as u64;
+        // The manual counts levels down to 3.
+        let (granule, start) = match (GRANULE, self.root.get()) {
+            (12, 4) => (0b00, 1 << 33),
+            (12, root) => (0b00, (root as u64 - 1) << 6),
+            (14, root) => (0b10, (root as u64) << 6),
+            (_, root) => (0b01, (root as u64) << 6),
+        };
+        let largest = if Self::ADDRESS_BITS == 52 { 6 } else { 5 };
+        let ps = if pa_range < largest { pa_range } else { largest };
+        (64 - address_bits)
+            | start
+            | 0b01 << 8
+            | 0b01 << 10
+            | 0b11 << 12
+            | granule << 14
+            | (ps as u64) << 16
+            | (wide_vmid as u64) << 19
+            | (manages_access_flag as u64) << 21
+            | 1 << 31
+            | (LPA2 as u64) << 32
+    }
+
+    /// The value of `VTTBR_EL2` for the tables at `root`: VMID in bits 63:48, bits 51:48 of a 52-bit address in 5:2.
+    pub const fn vttbr(self, root: Hpa, vmid: u16) -> u64 {
+        (vmid as u64) << 48 | root.get() & mask(47, 6) | (root.get() >> 48) << 2
+    }
+
+    #[inline(always)]
+    const fn address_field(hpa: Hpa) -> u64 {
+        hpa.get() & Self::ADDRESS | hpa.get() >> Self::HIGH_SHIFT & Self::HIGH
+    }
+
+    #[inline(always)]
+    const fn address(raw: u64) -> Hpa {
+        Hpa::new(raw & Self::ADDRESS | (raw & Self::HIGH) << Self::HIGH_SHIFT)
     }
 }
 
-impl<const CONTIGUOUS: bool> Format for Arm64With<CONTIGUOUS> {
-    const NAME: &'static str = if CONTIGUOUS { "arm64-4k-contiguous" } else { "arm64-4k" };
+/// Bits `high` to `low`.
+const fn mask(high: u8, low: u8) -> u64 {
+    (u64::MAX >> (63 - high)) & (u64::MAX << low)
+}
+
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> Format
+    for Stage2<GRANULE, LPA2, FWB, GROUPS>
+{
+    const NAME: &'static str = match (GRANULE, LPA2, FWB, GROUPS) {
+        (12, false, false, false) => "arm64-4k",
+        (12, false, true, false) => "arm64-4k-fwb",
+        (12, true, false, false) => "arm64-4k-lpa2",
+        (12, true, true, false) => "arm64-4k-lpa2-fwb",
+        (12, false, false, true) => "arm64-4k-contiguous",
+        (12, false, true, true) => "arm64-4k-fwb-contiguous",
+        (12, true, false, true) => "arm64-4k-lpa2-contiguous",
+        (12, true, true, true) => "arm64-4k-lpa2-fwb-contiguous",
+        (14, false, false, false) => "arm64-16k",
+        (14, false, true, false) => "arm64-16k-fwb",
+        (14, true, false, false) => "arm64-16k-lpa2",
+        (14, true, true, false) => "arm64-16k-lpa2-fwb",
+        (14, false, false, true) => "arm64-16k-contiguous",
+        (14, false, true, true) => "arm64-16k-fwb-contiguous",
+        (14, true, false, true) => "arm64-16k-lpa2-contiguous",
+        (14, true, true, true) => "arm64-16k-lpa2-fwb-contiguous",
+        (16, false, false, false) => "arm64-64k",
+        (16, false, true, false) => "arm64-64k-fwb",
+        (16, false, false, true) => "arm64-64k-contiguous",
+        (16, false, true, true) => "arm64-64k-fwb-contiguous",
+        _ => panic!("granules are of 12, 14 and 16 bits, the last without FEAT_LPA2"),
+    };
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 3;
@@ -103,13 +234,13 @@ impl<const CONTIGUOUS: bool> Format for Arm64With<CONTIGUOUS> {
     /// Built here rather than kept, so that the compiler sees which of its parts are constant.
     #[inline(always)]
     fn geometry(&self) -> Geometry {
-        let largest_leaf = if self.root.get() < 2 { self.root } else { Level::new(2) };
-        Geometry::new(12, 9, self.root, self.root_bits, largest_leaf, 30)
+        let largest_leaf = if self.root.get() < 2 || GRANULE > 12 { Level::new(1) } else { Level::new(2) };
+        Geometry::new(GRANULE, GRANULE - 3, self.root, self.root_bits, largest_leaf, 30)
     }
 
     #[inline(always)]
     fn output_bits(&self) -> u32 {
-        48
+        Self::ADDRESS_BITS
     }
 
     #[inline(always)]
@@ -153,12 +284,12 @@ impl<const CONTIGUOUS: bool> Format for Arm64With<CONTIGUOUS> {
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        (table.get() & ADDRESS) | TABLE_OR_PAGE | VALID
+        Self::address_field(table) | TABLE_OR_PAGE | VALID
     }
 
     #[inline(always)]
     fn table_address(&self, raw: u64, _level: Level) -> Hpa {
-        Hpa::new(raw & ADDRESS)
+        Self::address(raw)
     }
 
     #[inline(always)]
@@ -166,18 +297,18 @@ impl<const CONTIGUOUS: bool> Format for Arm64With<CONTIGUOUS> {
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         let permissions = leaf.permissions;
         let memory = match leaf.memory {
-            MemoryType::Normal => MEM_ATTR_NORMAL,
-            MemoryType::NonCacheable => MEM_ATTR_NON_CACHEABLE,
-            MemoryType::Device => MEM_ATTR_DEVICE,
+            MemoryType::Normal => Self::NORMAL,
+            MemoryType::NonCacheable => Self::NON_CACHEABLE,
+            MemoryType::Device => Self::DEVICE,
         };
-        (leaf.hpa.get() & ADDRESS)
+        Self::address_field(leaf.hpa)
             | VALID
             | bit(level == Level::PAGE, TABLE_OR_PAGE)
             | memory << MEM_ATTR_SHIFT
             | bit(permissions.read(), S2AP_READ)
             | bit(permissions.write(), S2AP_WRITE)
             | bit(!permissions.execute() || leaf.memory != MemoryType::Normal, EXECUTE_NEVER)
-            | bit(leaf.memory != MemoryType::Device, SH_INNER)
+            | bit(leaf.memory != MemoryType::Device, Self::SHAREABLE)
             | bit(leaf.accessed, ACCESS_FLAG)
             | bit(leaf.may_write, MAY_WRITE)
     }
@@ -185,12 +316,12 @@ impl<const CONTIGUOUS: bool> Format for Arm64With<CONTIGUOUS> {
     #[inline(always)]
     fn decode(&self, raw: u64, level: Level) -> Leaf {
         let memory = match (raw & MEM_ATTR) >> MEM_ATTR_SHIFT {
-            MEM_ATTR_NORMAL => MemoryType::Normal,
-            MEM_ATTR_NON_CACHEABLE => MemoryType::NonCacheable,
+            normal if normal == Self::NORMAL => MemoryType::Normal,
+            uncached if uncached == Self::NON_CACHEABLE => MemoryType::NonCacheable,
             _ => MemoryType::Device,
         };
         Leaf {
-            hpa: Hpa::new(raw & ADDRESS).align_down(self.geometry().size(level)),
+            hpa: Self::address(raw).align_down(self.geometry().size(level)),
             permissions: Permissions::new(raw & S2AP_READ != 0, raw & S2AP_WRITE != 0, raw & EXECUTE_NEVER == 0),
             may_write: raw & MAY_WRITE != 0,
             memory,
@@ -243,15 +374,24 @@ impl<const CONTIGUOUS: bool> Format for Arm64With<CONTIGUOUS> {
         raw & !(S2AP_WRITE | MAY_WRITE)
     }
 
-    /// Pages and blocks of 2 MiB; of the largest blocks, one shard's region holds a single one.
+    /// The numbers of D8.7.1. A group of blocks has to fit in a shard's region.
     #[inline(always)]
     fn group_bits(&self, level: Level) -> u32 {
-        if CONTIGUOUS && level < Level::new(2) && level < self.root { CONTIGUOUS_BITS } else { 0 }
+        let bits = match (GRANULE, level) {
+            (12, Level::PAGE) => 4,
+            (14, Level::PAGE) => 7,
+            (16, Level::PAGE) => 5,
+            (12, _) => 4,
+            _ => 5,
+        };
+        let geometry = self.geometry();
+        let fits = geometry.shift(level) + bits <= geometry.shard_shift() && level < self.root;
+        if GROUPS && fits { bits } else { 0 }
     }
 
     #[inline(always)]
     fn is_grouped(&self, raw: u64, _level: Level) -> bool {
-        CONTIGUOUS && raw & (CONTIGUOUS_HINT | VALID) == CONTIGUOUS_HINT | VALID
+        GROUPS && raw & (CONTIGUOUS_HINT | VALID) == CONTIGUOUS_HINT | VALID
     }
 
     #[inline(always)]
@@ -291,17 +431,27 @@ const _: () = {
     assert!(ANNOTATION >> ANNOTATION_SHIFT == (1 << Arm64::ANNOTATION_BITS) - 1);
 };
 
-// Fields do not overlap.
+// Fields do not overlap, in any format; where the address has bits 9:8, there is no shareability.
 const _: () = {
+    assert!(no_overlap(Arm64::ADDRESS, Arm64::HIGH, Arm64::SHAREABLE));
+    assert!(no_overlap(Arm64Lpa2::ADDRESS, Arm64Lpa2::HIGH, Arm64Lpa2::SHAREABLE));
+    assert!(no_overlap(Arm64_16k::ADDRESS, Arm64_16k::HIGH, Arm64_16k::SHAREABLE));
+    assert!(no_overlap(Arm64_16kLpa2::ADDRESS, Arm64_16kLpa2::HIGH, Arm64_16kLpa2::SHAREABLE));
+    assert!(no_overlap(Arm64_64k::ADDRESS, Arm64_64k::HIGH, Arm64_64k::SHAREABLE));
+    assert!(Arm64::ADDRESS == 0x0000_ffff_ffff_f000 && Arm64::HIGH == 0);
+};
+
+const fn no_overlap(address: u64, high: u64, shareable: u64) -> bool {
     let fields = [
         VALID,
         TABLE_OR_PAGE,
         MEM_ATTR,
         S2AP_READ,
         S2AP_WRITE,
-        SH_INNER,
+        shareable,
         ACCESS_FLAG,
-        ADDRESS,
+        address,
+        high,
         CONTIGUOUS_HINT,
         EXECUTE_NEVER,
         MAY_WRITE,
@@ -309,23 +459,42 @@ const _: () = {
     ];
     let (mut seen, mut i) = (0u64, 0);
     while i < fields.len() {
-        assert!(seen & fields[i] == 0);
+        if seen & fields[i] != 0 {
+            return false;
+        }
         seen |= fields[i];
         i += 1;
     }
-};
+    true
+}
 
 // The shapes of D8.2.2: (address bits, root level, tables in the root).
 const _: () = {
-    let shapes =
-        [(32, 1, 4), (34, 1, 16), (35, 2, 1), (39, 2, 1), (40, 2, 2), (42, 2, 8), (43, 2, 16), (44, 3, 1), (48, 3, 1)];
-    let mut i = 0;
-    while i < shapes.len() {
-        let (bits, root, tables) = shapes[i];
-        let Ok(format) = Arm64::new(bits) else { panic!() };
-        let geometry = Geometry::new(12, 9, format.root, format.root_bits, Level::new(1), 30);
-        assert!(geometry.address_bits() == bits);
-        assert!(geometry.root_level().get() == root && geometry.root_tables() == tables);
-        i += 1;
-    }
+    shape(Arm64::new(32), (32, 1, 4));
+    shape(Arm64::new(34), (34, 1, 16));
+    shape(Arm64::new(35), (35, 2, 1));
+    shape(Arm64::new(40), (40, 2, 2));
+    shape(Arm64::new(43), (43, 2, 16));
+    shape(Arm64::new(44), (44, 3, 1));
+    shape(Arm64::new(48), (48, 3, 1));
+    shape(Arm64Lpa2::new(52), (52, 3, 16));
+    shape(Arm64Lpa2::with_levels(52, 5), (52, 4, 1));
+    shape(Arm64_16k::new(32), (32, 1, 1));
+    shape(Arm64_16k::new(40), (40, 1, 16));
+    shape(Arm64_16k::new(48), (48, 2, 2));
+    shape(Arm64_16kLpa2::new(51), (51, 2, 16));
+    shape(Arm64_16kLpa2::new(52), (52, 3, 1));
+    shape(Arm64_64k::new(32), (32, 1, 1));
+    shape(Arm64_64k::new(46), (46, 1, 16));
+    shape(Arm64_64k::new(52), (52, 2, 1));
 };
+
+const fn shape<const GRANULE: u8, const LPA2: bool>(
+    format: Result<Stage2<GRANULE, LPA2, false>, Arm64Error>,
+    (bits, root, tables): (u32, u8, usize),
+) {
+    let Ok(format) = format else { panic!() };
+    let geometry = Geometry::new(GRANULE, GRANULE - 3, format.root, format.root_bits, Level::new(1), 30);
+    assert!(geometry.address_bits() == bits);
+    assert!(geometry.root_level().get() == root && geometry.root_tables() == tables);
+}

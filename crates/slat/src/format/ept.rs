@@ -1,11 +1,17 @@
-//! x86 extended page tables (EPT): four levels, 4 KiB pages, blocks of 2 MiB and 1 GiB, without accessed and dirty flags.
+//! x86 extended page tables (EPT): four or five levels, 4 KiB pages, blocks of 2 MiB and 1 GiB, without accessed and dirty
+//! flags.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3C, "EPT translation mechanism" (tables of
-//! the formats of EPT entries), "EPT misconfigurations", "EPT and memory typing".
+//! the formats of EPT entries), "EPT misconfigurations", "EPT and memory typing", "Mode-based execute control for EPT",
+//! "Convertible EPT violations", "Extended-page-table pointer (EPTP)".
 //!
 //! With bit 6 of the EPTP clear, the processor keeps no accessed flag and ignores bits 8 and 9. A leaf that is not
 //! accessed is one without any permission, invalid to the processor, which remembers its permissions in bits that the
 //! processor ignores.
+//!
+//! Execution is allowed in both modes or in none, whether "mode-based execute control for EPT" is 1 or 0. Every entry that
+//! was ever changed suppresses virtualization exceptions; the zero word cannot, so that the control "EPT-violation #VE"
+//! has to be 0 where the guest must not learn of what was never mapped.
 
 use super::{Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
@@ -15,13 +21,15 @@ const READ: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 const EXECUTE: u64 = 1 << 2;
 const PERMISSIONS: u64 = READ | WRITE | EXECUTE;
+/// Bit 10: execution in user mode under mode-based execute control, when bit 2 is that in supervisor mode; else ignored.
+const EXECUTE_USER: u64 = 1 << 10;
 const MEMORY_SHIFT: u32 = 3;
 const MEMORY: u64 = 0b111 << MEMORY_SHIFT;
 /// The guest's PAT does not weaken the memory type.
 const IGNORE_PAT: u64 = 1 << 6;
 /// Bit 7 of an entry above the page level: it maps memory. Ignored at the page level, where it is set, too.
 const LARGE: u64 = 1 << 7;
-/// Bits 11, 56:52, 59 and 62 are ignored in every entry; so are 8, 9 and 10 as the EPTP and the controls are set here.
+/// Bits 11, 56:52, 59 and 62 are ignored in every entry; so are 8 and 9 as the EPTP is set here.
 const SOFTWARE_LEAF: u64 = 1 << 8;
 const KEPT: u64 = 1 << 9;
 const MAY_WRITE: u64 = 1 << 11;
@@ -30,40 +38,57 @@ const REMEMBERED: u64 = PERMISSIONS << REMEMBERED_SHIFT;
 /// Not accessed: the permissions lie in the remembered bits.
 const OLD: u64 = 1 << 55;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// A violation by this entry does not become a virtualization exception (#VE) of the guest's; ignored in tables.
+const SUPPRESS_VE: u64 = 1 << 63;
 
 const WRITE_COMBINING: u64 = 1;
 const UNCACHEABLE: u64 = 0;
 const WRITE_BACK: u64 = 6;
 
 /// Entries without permissions: all other bits are ignored.
-const ANNOTATED: u64 = 1 << 5;
+const ANNOTATED: u64 = SUPPRESS_VE | 1 << 5;
 const ANNOTATION_SHIFT: u32 = 12;
 const ANNOTATION: u64 = ADDRESS;
 
-/// x86 EPT with four levels and 48 bits of guest physical address.
+/// x86 EPT with `LEVELS` levels.
 ///
-/// The EPTP that goes with it has memory type 6, walk length 4 (bits 5:3 = 3) and bit 6 clear. Execution without reading
-/// is not granted, since not every processor can express it, nor is writing without reading, which none can.
+/// Execution without reading is not granted, since not every processor can express it, nor is writing without reading,
+/// which none can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Ept(());
+pub struct ExtendedPageTables<const LEVELS: u8>(());
 
-impl Ept {
-    /// Four levels.
+/// Four levels, 48 bits of guest physical address.
+pub type Ept = ExtendedPageTables<4>;
+/// Five levels, 57 bits of guest physical address.
+pub type Ept5 = ExtendedPageTables<5>;
+
+impl<const LEVELS: u8> ExtendedPageTables<LEVELS> {
+    /// The format; it has no choices.
     pub const fn new() -> Self {
         Self(())
     }
+
+    /// The EPTP for the tables at `root`: write-back (bits 2:0 = 6), the walk's length less one in bits 5:3, no accessed
+    /// and dirty flags (bit 6).
+    pub const fn eptp(self, root: Hpa) -> u64 {
+        root.get() | (LEVELS as u64 - 1) << 3 | WRITE_BACK
+    }
 }
 
-impl Format for Ept {
-    const NAME: &'static str = "ept";
+impl<const LEVELS: u8> Format for ExtendedPageTables<LEVELS> {
+    const NAME: &'static str = match LEVELS {
+        4 => "ept",
+        5 => "ept-5",
+        _ => panic!("EPT has four or five levels"),
+    };
     const TRUST: Trust<Self> = Trust::OURS;
-    const LOCKED: u64 = 1 << 3;
-    const FROZEN: u64 = 1 << 4;
+    const LOCKED: u64 = SUPPRESS_VE | 1 << 3;
+    const FROZEN: u64 = SUPPRESS_VE | 1 << 4;
     const ANNOTATION_BITS: u32 = 40;
 
     #[inline(always)]
     fn geometry(&self) -> Geometry {
-        Geometry::new(12, 9, Level::new(3), 9, Level::new(2), 30)
+        Geometry::new(12, 9, Level::new(LEVELS - 1), 9, Level::new(2), 30)
     }
 
     #[inline(always)]
@@ -112,7 +137,7 @@ impl Format for Ept {
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        (table.get() & ADDRESS) | PERMISSIONS
+        (table.get() & ADDRESS) | PERMISSIONS | EXECUTE_USER
     }
 
     #[inline(always)]
@@ -133,8 +158,8 @@ impl Format for Ept {
             | bit(read && write, WRITE)
             | bit(read && execute && leaf.memory == MemoryType::Normal, EXECUTE);
         let may_write = bit(read && leaf.may_write, MAY_WRITE);
-        let permissions = if leaf.accessed { permissions } else { permissions << REMEMBERED_SHIFT | OLD };
-        let attributes = SOFTWARE_LEAF | LARGE | IGNORE_PAT | memory << MEMORY_SHIFT | may_write;
+        let permissions = if leaf.accessed { executable(permissions) } else { permissions << REMEMBERED_SHIFT | OLD };
+        let attributes = SUPPRESS_VE | SOFTWARE_LEAF | LARGE | IGNORE_PAT | memory << MEMORY_SHIFT | may_write;
         (leaf.hpa.get() & ADDRESS) | attributes | permissions
     }
 
@@ -186,12 +211,12 @@ impl Format for Ept {
 
     #[inline(always)]
     fn made_accessed(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(REMEMBERED | OLD) | (raw & REMEMBERED) >> REMEMBERED_SHIFT
+        raw & !(REMEMBERED | OLD) | executable((raw & REMEMBERED) >> REMEMBERED_SHIFT)
     }
 
     #[inline(always)]
     fn made_old(&self, raw: u64, _level: Level) -> u64 {
-        raw & !PERMISSIONS | (raw & PERMISSIONS) << REMEMBERED_SHIFT | OLD
+        raw & !(PERMISSIONS | EXECUTE_USER) | (raw & PERMISSIONS) << REMEMBERED_SHIFT | OLD
     }
 
     #[inline(always)]
@@ -209,7 +234,7 @@ impl Format for Ept {
     /// invalid entry, permissions and what the processor ignores in place.
     #[inline]
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const IN_PLACE: u64 = PERMISSIONS | REMEMBERED | OLD | MAY_WRITE;
+        const IN_PLACE: u64 = PERMISSIONS | EXECUTE_USER | REMEMBERED | OLD | MAY_WRITE;
         match (old ^ new) & !IN_PLACE {
             0 if old & !new & PERMISSIONS == 0 => Change::Free,
             0 => Change::Flush,
@@ -218,9 +243,28 @@ impl Format for Ept {
     }
 }
 
+/// Bits 2:0 with bit 10 beside bit 2.
+#[inline(always)]
+const fn executable(permissions: u64) -> u64 {
+    permissions | ((permissions & EXECUTE) * (EXECUTE_USER / EXECUTE))
+}
+
 // Fields do not overlap.
 const _: () = {
-    let fields = [PERMISSIONS, MEMORY, IGNORE_PAT, LARGE, SOFTWARE_LEAF, KEPT, MAY_WRITE, REMEMBERED, OLD, ADDRESS];
+    let fields = [
+        PERMISSIONS,
+        EXECUTE_USER,
+        MEMORY,
+        IGNORE_PAT,
+        LARGE,
+        SOFTWARE_LEAF,
+        KEPT,
+        MAY_WRITE,
+        REMEMBERED,
+        OLD,
+        ADDRESS,
+        SUPPRESS_VE,
+    ];
     let (mut seen, mut i) = (0u64, 0);
     while i < fields.len() {
         assert!(seen & fields[i] == 0);
@@ -234,10 +278,17 @@ const _: () = {
     let states = [Ept::LOCKED, Ept::FROZEN, ANNOTATED];
     let mut i = 0;
     while i < states.len() {
-        assert!(states[i] & (PERMISSIONS | SOFTWARE_LEAF | MAY_WRITE) == 0);
+        assert!(states[i] & (PERMISSIONS | EXECUTE_USER | SOFTWARE_LEAF | MAY_WRITE) == 0);
         assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
         i += 1;
     }
-    assert!(ANNOTATION & (PERMISSIONS | SOFTWARE_LEAF | MAY_WRITE | ANNOTATED) == 0);
+    assert!(ANNOTATION & (PERMISSIONS | EXECUTE_USER | SOFTWARE_LEAF | MAY_WRITE | ANNOTATED) == 0);
     assert!(ANNOTATION >> ANNOTATION_SHIFT == (1 << Ept::ANNOTATION_BITS) - 1);
+};
+
+// Walks of four and five entries, of 48 and 57 bits.
+const _: () = {
+    assert!(Ept::new().eptp(Hpa::new(0x1000)) == 0x101e && Ept5::new().eptp(Hpa::new(0x1000)) == 0x1026);
+    assert!(Geometry::new(12, 9, Level::new(3), 9, Level::new(2), 30).address_bits() == 48);
+    assert!(Geometry::new(12, 9, Level::new(4), 9, Level::new(2), 30).address_bits() == 57);
 };

@@ -128,6 +128,8 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     let revoked = format.write_revoked(raw, level);
     assert_eq!(format.decode(revoked, level), Leaf { permissions: with_write(false), may_write: false, ..leaf });
 
+    dirty(format, raw, level);
+
     assert_eq!(format.change(raw, raw, level), Change::Free, "no change needs nothing");
     assert_eq!(format.change(raw, writable, level), Change::Free, "relaxing needs nothing");
     let expected = if leaf.permissions.write() { Change::Flush } else { Change::Free };
@@ -145,8 +147,9 @@ fn groups<F: Format>(format: F, level: Level) {
     let (geometry, bits) = (format.geometry(), format.group_bits(level));
     if bits > 0 {
         assert!(level <= geometry.largest_leaf(), "a group is one of leaves");
-        let most = geometry.entries().min(geometry.root_entries()).min(MOST_MEMBERS);
-        assert!(1 << bits <= most, "a group lies in one table");
+        let is_root = level == geometry.root_level();
+        let entries = if is_root { geometry.root_entries().min(geometry.entries()) } else { geometry.entries() };
+        assert!(1 << bits <= entries.min(MOST_MEMBERS), "a group lies in one table");
         assert!(geometry.shift(level) + bits <= geometry.shard_shift(), "a group lies in a shard's region");
     }
 }
@@ -167,7 +170,8 @@ fn members<F: Format>(format: F, leaf: Leaf, level: Level) {
         assert_eq!(format.kind(grouped, level), Kind::Leaf, "a member is a leaf");
         let said = Leaf { hpa: leaf.hpa, ..format.decode(grouped, level) };
         assert_eq!(said, leaf, "a member says what the leaf does, but for where its memory lies");
-        let changes = [F::made_writable, F::made_accessed, F::made_old, F::write_protected, F::write_revoked];
+        let changes =
+            [F::made_writable, F::made_accessed, F::made_old, F::made_clean, F::write_protected, F::write_revoked];
         for change in changes {
             let changed = change(&format, grouped, level);
             assert!(format.is_grouped(changed, level), "what is changed in a member leaves it one");
@@ -176,21 +180,64 @@ fn members<F: Format>(format: F, leaf: Leaf, level: Level) {
     }
 }
 
+/// What hardware notes of writes.
+fn dirty<F: Format>(format: F, raw: u64, level: Level) {
+    assert!(!format.is_dirty(raw, level), "a new leaf is clean");
+    let written = format.made_writable(raw, level);
+    assert_eq!(format.is_dirty(written, level), format.hardware_dirty(), "made_writable() makes dirty");
+    let clean = format.made_clean(written, level);
+    assert!(!format.is_dirty(clean, level), "made_clean() makes clean");
+    assert_eq!(format.decode(clean, level), format.decode(written, level), "made_clean() changes nothing else");
+    assert!(format.permits(clean, level, Access::Write), "hardware writes through a clean leaf without a fault");
+    assert_eq!(format.change(clean, written, level), Change::Free);
+    if format.hardware_dirty() {
+        assert_eq!(format.change(written, clean, level), Change::Flush, "a dirty leaf may be cached as one");
+        for kept in [F::write_protected, F::write_revoked, F::made_old] {
+            assert!(format.is_dirty(kept(&format, written, level), level), "what is noted is kept");
+            assert!(!format.is_dirty(kept(&format, clean, level), level), "and nothing else is noted");
+        }
+        let protected = format.write_protected(written, level);
+        let again = format.made_clean(protected, level);
+        assert!(!format.is_dirty(again, level) && !format.is_writable(again, level), "clean, and not writable");
+        assert_eq!(format.decode(again, level), Leaf { accessed: true, ..format.decode(protected, level) });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Arm64, Ept, Fake};
+    use crate::format::{
+        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Fake, Stage2,
+        Sv39x4, Sv48x4, Sv57x4,
+    };
 
     #[test]
     fn every_format_keeps_the_contract() {
+        let frames = |most: u64| [0, 1 << 30, most & !0x3fff_ffff];
         for bits in 32..=48 {
-            check(Arm64::new(bits).unwrap(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
-            check(Arm64::new(bits).unwrap().with_contiguous(), &[0, 1 << 30, 0x0000_ffff_c000_0000]);
+            check(Arm64::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64Contiguous::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64_16k::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Stage2::<14, false, false, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Stage2::<16, false, false, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
         }
-        check(Ept::new(), &[0, 1 << 30, 0x000f_ffff_c000_0000]);
+        for bits in 32..=52 {
+            check(Arm64Lpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Arm64_16kLpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Arm64_64k::new(bits).unwrap(), &frames((1 << 52) - 1));
+        }
+        check(Arm64Fwb::new(48).unwrap(), &frames((1 << 48) - 1));
+        check(Arm64Lpa2::with_levels(52, 5).unwrap(), &frames((1 << 52) - 1));
+        check(Stage2::<16, false, true>::new(52).unwrap(), &frames((1 << 52) - 1));
+        check(Ept::new(), &frames((1 << 52) - 1));
+        check(Ept5::new(), &frames((1 << 52) - 1));
+        check(Sv39x4::new(), &frames((1 << 56) - 1));
+        check(Sv48x4::new(), &frames((1 << 56) - 1));
+        check(Sv57x4::new(), &frames((1 << 56) - 1));
         for levels in 2..=4 {
             for bits in 0..=2 {
                 check(Fake::new(levels).with_groups(bits), &[0, 1 << 20, 0x7f << 20]);
+                check(Fake::new(levels).with_groups(bits).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
             }
         }
     }
@@ -206,7 +253,16 @@ mod tests {
     #[test]
     fn address_sizes_outside_the_architecture_are_refused() {
         for bits in [0, 31, 49, 64] {
-            assert!(Arm64::new(bits).is_err());
+            assert!(Arm64::new(bits).is_err() && Arm64_16k::new(bits).is_err());
         }
+        for bits in [0, 31, 53, 64] {
+            assert!(
+                Arm64Lpa2::new(bits).is_err() && Arm64_16kLpa2::new(bits).is_err() && Arm64_64k::new(bits).is_err()
+            );
+        }
+        for (bits, levels) in [(52, 3), (48, 5), (48, 1), (53, 5), (32, 4), (52, 6)] {
+            assert!(Arm64Lpa2::with_levels(bits, levels).is_err(), "{levels} levels for {bits} bits");
+        }
+        assert!(Arm64_16k::with_levels(48, 4).is_err() && Arm64_16kLpa2::with_levels(48, 4).is_ok());
     }
 }

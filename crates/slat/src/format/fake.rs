@@ -19,8 +19,10 @@ const MAY_WRITE: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 5;
 const MEMORY_SHIFT: u32 = 6;
 const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+/// Written through, where hardware notes that.
+const DIRTY: u64 = 1 << 8;
 /// In a leaf: a member of a group. Its address is that of the group, the same in all members.
-const GROUPED: u64 = 1 << 8;
+const GROUPED: u64 = 1 << 9;
 /// In a table entry: annotations lie below.
 const KEPT: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
@@ -35,6 +37,8 @@ const ANNOTATION_SHIFT: u32 = 12;
 pub struct Fake {
     geometry: Geometry,
     group_bits: u32,
+    /// What a leaf is when it is written through: [`DIRTY`], or nothing where hardware does not note it.
+    written: u64,
 }
 
 impl Fake {
@@ -43,13 +47,20 @@ impl Fake {
         assert!(levels >= 2 && levels <= 4, "the fake format has two to four levels");
         let root = Level::new(levels - 1);
         let largest_leaf = Level::new(if levels == 2 { 1 } else { levels - 2 });
-        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()), group_bits: 0 }
+        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()), group_bits: 0, written: 0 }
     }
 
     /// The same with contiguous groups of `1 << bits` pages, at most a table of them.
+    #[must_use]
     pub const fn with_groups(self, bits: u32) -> Self {
         assert!(bits <= 2, "a group lies in one table");
         Self { group_bits: bits, ..self }
+    }
+
+    /// The same for hardware that notes what it writes to.
+    #[must_use]
+    pub const fn with_hardware_dirty(self) -> Self {
+        Self { written: DIRTY, ..self }
     }
 
     const fn shift(level: Level) -> u32 {
@@ -175,7 +186,7 @@ impl Format for Fake {
     }
 
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
-        Self::word(Self::body(raw, level) | WRITE | ACCESSED, level)
+        Self::word(Self::body(raw, level) | WRITE | ACCESSED | self.written, level)
     }
 
     fn made_accessed(&self, raw: u64, level: Level) -> u64 {
@@ -212,9 +223,21 @@ impl Format for Fake {
         Self::word(body + member as u64 * self.geometry.size(level), level)
     }
 
+    fn hardware_dirty(&self) -> bool {
+        self.written != 0
+    }
+
+    fn is_dirty(&self, raw: u64, level: Level) -> bool {
+        Self::leaf_body(raw, level) & DIRTY != 0
+    }
+
+    fn made_clean(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) & !DIRTY, level)
+    }
+
     fn change(&self, old: u64, new: u64, level: Level) -> Change {
         let (old, new) = (Self::body(old, level), Self::body(new, level));
-        let permissions = READ | WRITE | EXECUTE | ACCESSED;
+        let permissions = READ | WRITE | EXECUTE | ACCESSED | DIRTY;
         match (old ^ new) & !(permissions | MAY_WRITE) {
             0 if old & !new & permissions == 0 => Change::Free,
             0 => Change::Flush,

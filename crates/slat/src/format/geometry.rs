@@ -33,7 +33,7 @@ impl Geometry {
         debug_assert!(largest_leaf.get() <= root.get(), "a leaf fits in the tree");
         debug_assert!(page_shift + index_bits * largest_leaf.get() <= shard_shift, "a leaf fits in a shard's region");
         debug_assert!(page_shift + index_bits <= shard_shift, "a table of pages fits in a shard's region");
-        debug_assert!(page_shift + index_bits * root.get() + root_bits <= 57, "no architecture has larger addresses");
+        debug_assert!(page_shift + index_bits * root.get() + root_bits <= 59, "no architecture has larger addresses");
         Self { page_shift, index_bits, root, root_bits, largest_leaf, shard_shift }
     }
 

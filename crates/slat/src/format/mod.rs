@@ -7,11 +7,13 @@ mod ept;
 pub mod exemplar;
 mod fake;
 mod geometry;
+mod riscv;
 
-pub use arm64::{Arm64, Arm64Contiguous, Arm64Error, Arm64With};
-pub use ept::Ept;
+pub use arm64::{Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Lpa2, Stage2};
+pub use ept::{Ept, Ept5, ExtendedPageTables};
 pub use fake::Fake;
 pub use geometry::Geometry;
+pub use riscv::{GStage, Sv39x4, Sv48x4, Sv57x4};
 
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
@@ -109,6 +111,26 @@ pub trait Format: Copy + Send + Sync + 'static {
 
     /// The leaf word with write permission withdrawn for good: `may_write` goes, too.
     fn write_revoked(&self, raw: u64, level: Level) -> u64;
+
+    /// Whether hardware notes by itself what it writes to, as this format is configured: a leaf that it may write through is
+    /// clean at first, and is made dirty by the first write, without a fault.
+    #[inline(always)]
+    fn hardware_dirty(&self) -> bool {
+        false
+    }
+
+    /// Whether the word read at `level` is a leaf that has been written through, as far as hardware notes that. Withholding
+    /// permissions and ageing keep what is noted. Takes any word.
+    #[inline(always)]
+    fn is_dirty(&self, _raw: u64, _level: Level) -> bool {
+        false
+    }
+
+    /// The leaf word made clean, and as writable as before.
+    #[inline(always)]
+    fn made_clean(&self, raw: u64, _level: Level) -> u64 {
+        raw
+    }
 
     /// Leaves of `level` in a contiguous group, as a power of two; 0 where the architecture has no groups, or they are
     /// not asked for.

@@ -9,8 +9,8 @@ use crate::table::{Entry, Position, TableRef};
 
 /// Entries of the largest table that is collapsed.
 const ENTRIES: usize = 512;
-/// Ways in which the children of one table may differ: writable or not, noted as such or not, accessed or not.
-const VARIANTS: usize = 8;
+/// Ways in which the children of one table may differ: writable or not, noted as such or not, accessed or not, dirty or not.
+const VARIANTS: usize = 16;
 /// In the note of what an entry was: it was a member of a contiguous group, which is no difference: the leaf is larger.
 const GROUPED: u8 = 1 << 7;
 /// How often an entry that changes under our eyes is looked at again.
@@ -197,7 +197,7 @@ impl<'s, H: Host> Children<'s, H> {
     }
 }
 
-/// A leaf word without what may differ.
+/// A leaf word without what may differ. Nothing dirty is lost: under a log nothing is collapsed.
 fn common<F: Format>(format: F, raw: u64, level: Level) -> u64 {
-    format.write_revoked(format.made_accessed(raw, level), level)
+    format.made_clean(format.write_revoked(format.made_accessed(raw, level), level), level)
 }

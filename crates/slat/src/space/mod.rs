@@ -3,6 +3,7 @@
 mod age;
 mod annotate;
 mod collapse;
+mod dirty;
 mod group;
 mod map;
 mod protect;

@@ -17,6 +17,9 @@ pub(crate) enum What {
     Write,
     /// Write permission and the note that it may come back: slot or host have withdrawn it (R6).
     WriteForGood,
+    /// What hardware has noted of writes, for a log that it keeps: pages are clean then. Blocks lose write permission, as
+    /// for any log.
+    Dirty,
 }
 
 /// One protecting operation, from its first entry to its flush.
@@ -27,6 +30,8 @@ pub(crate) struct Protection {
     raised: Raised,
     /// Leaves in here had nothing to lose; somebody else may have protected them and not flushed yet (R8).
     untouched: Option<GpaRange>,
+    /// The pages that were dirty, in a region of 512: see [`found`](Self::found).
+    found: [u64; 8],
     /// Entries changed.
     pub(crate) changed: u64,
     /// Whether a block was protected whole although only a part of it was meant.
@@ -35,7 +40,14 @@ pub(crate) struct Protection {
 
 impl Protection {
     pub(crate) fn new(gather: Gather, what: What) -> Self {
-        Self { what, gather, raised: Raised::none(), untouched: None, changed: 0, widened: false }
+        let (raised, untouched, found) = (Raised::none(), None, [0; 8]);
+        Self { what, gather, raised, untouched, found, changed: 0, widened: false }
+    }
+
+    /// Which pages were dirty since this was last called, for one who visits a region of 512 pages at a time: bit `i` of
+    /// word `w` is page `64 * w + i` of the region.
+    pub(crate) fn found(&mut self) -> [u64; 8] {
+        core::mem::take(&mut self.found)
     }
 
     /// Protects the pages that `selection` names, visiting at most `budget` entries (and at least one).
@@ -60,6 +72,9 @@ impl Protection {
                 return Reached { next: None, visited };
             };
             let (after, entries) = match position.level {
+                Level::PAGE if self.what == What::Dirty => {
+                    self.written_pages(visit, position, page, selection, budget - visited)
+                }
                 Level::PAGE => self.pages(visit, position, page, selection, budget - visited),
                 _ => (self.upper(visit, position, page, selection, cache), 1),
             };
@@ -177,9 +192,63 @@ impl Protection {
             is_one && entry.change(raw, new(&format, raw, Level::PAGE)).is_ok()
         };
         match self.what {
-            What::Write => table.leading(first, most, |entry| protect(entry, F::write_protected)),
             What::WriteForGood => table.leading(first, most, |entry| protect(entry, F::write_revoked)),
+            _ => table.leading(first, most, |entry| protect(entry, F::write_protected)),
         }
+    }
+
+    /// As [`pages`](Self::pages): makes written pages clean, and finds them.
+    #[inline(never)]
+    fn written_pages<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        position: Position<'_, H>,
+        page: u64,
+        selection: &impl Selection,
+        budget: u64,
+    ) -> (u64, u64) {
+        let format = visit.space.format;
+        let base = page - position.index as u64;
+        let end = base + visit.space.geometry().entries() as u64;
+        let mut seen = Seen { page, visited: 0, changed: None, untouched: None };
+        while seen.page < end && seen.visited < budget {
+            let here = Position { index: (seen.page - base) as usize, ..position };
+            let raw = here.entry().load();
+            if format.is_grouped(raw, Level::PAGE) {
+                match self.groups(visit, Position { raw, ..here }, (base, end), selection, &mut seen) {
+                    None => continue,
+                    Some(met) => {
+                        self.note(visit, &seen);
+                        self.wait(visit, Position { index: met, ..position });
+                        return (seen.page, seen.visited);
+                    }
+                }
+            }
+            seen.visited += 1;
+            match format.kind(raw, Level::PAGE) {
+                Kind::Leaf if format.is_dirty(raw, Level::PAGE) => {
+                    self.raise(visit, seen.page);
+                    if here.entry().change(raw, format.made_clean(raw, Level::PAGE)).is_err() {
+                        continue;
+                    }
+                    self.found[(seen.page / 64 % 8) as usize] |= 1 << (seen.page % 64);
+                    Seen::widen(&mut seen.changed, seen.page);
+                    self.changed += 1;
+                }
+                // Perhaps made clean by another, who has not flushed yet.
+                Kind::Leaf => Seen::widen(&mut seen.untouched, seen.page),
+                Kind::Locked => {
+                    self.note(visit, &seen);
+                    self.wait(visit, here);
+                    return (seen.page, seen.visited);
+                }
+                Kind::Frozen => break, // from the root again
+                Kind::Empty | Kind::Table => {}
+            }
+            seen.page = selection.next(seen.page + 1).unwrap_or(end);
+        }
+        self.note(visit, &seen);
+        (seen.page, seen.visited)
     }
 
     /// Counts the gather as unflushed before the first change in the shard of `page` (R8): whoever finds the leaf
@@ -311,8 +380,13 @@ impl Protection {
         level: Level,
     ) -> Option<usize> {
         let format = visit.space.format;
+        let mut is_dirty = false;
         let changed = visit.change_group(members, level, |raw| {
-            let new = self.applied(format, raw, level);
+            let mut new = self.applied(format, raw, level);
+            if self.what == What::Dirty {
+                is_dirty |= format.is_dirty(raw, level);
+                new = format.made_clean(new, level);
+            }
             if new != raw {
                 self.raise(visit, first);
             }
@@ -325,6 +399,11 @@ impl Protection {
         } else {
             self.untouched = Some(self.untouched.map_or(span, |untouched| untouched.hull(span)));
         }
+        if is_dirty && level == Level::PAGE {
+            // Which member hardware noted it in says nothing.
+            let pages = first..first + members.count as u64;
+            pages.for_each(|page| self.found[(page / 64 % 8) as usize] |= 1 << (page % 64));
+        }
         changed.met.map(|met| members.first + met)
     }
 
@@ -335,8 +414,8 @@ impl Protection {
     #[inline]
     fn applied<F: Format>(&self, format: F, raw: u64, level: Level) -> u64 {
         match self.what {
-            What::Write => format.write_protected(raw, level),
             What::WriteForGood => format.write_revoked(raw, level),
+            _ => format.write_protected(raw, level),
         }
     }
 

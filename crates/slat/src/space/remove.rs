@@ -1,6 +1,7 @@
 //! Removing what a range maps: leaves entry by entry, tables cut off at the top. What is left behind is nothing, or an
 //! annotation.
 
+use super::dirty::Moved;
 use super::{Divide, Reached, Split, Visit};
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Kind};
@@ -27,6 +28,10 @@ pub(crate) struct Removal<'s, H: Host> {
     may_cut: usize,
     /// The word of the entries afterwards: 0 or an annotation, which empty entries get as well.
     left: u64,
+    /// Whether dirty state has to become marks: hardware notes it, and a log wants it. If so no more is cut than one
+    /// closing can scan.
+    moves_dirty: bool,
+    moved: Moved,
     /// Entries removed or annotated.
     pub(crate) changed: u64,
     /// Whether a block was removed whole although only a part of it was meant.
@@ -46,6 +51,8 @@ struct Run<'s, H: Host> {
 
 struct Cut<'s, H: Host> {
     position: Position<'s, H>,
+    /// The first guest address below.
+    start: Gpa,
     subtree: Subtree,
 }
 
@@ -58,9 +65,22 @@ enum Next {
 }
 
 impl<'s, H: Host> Removal<'s, H> {
-    pub(crate) fn new(gather: Gather, may_cut: usize, left: u64) -> Self {
-        let (runs, cuts) = ([const { None }; RUNS], [const { None }; CUTS]);
-        Self { gather, runs, cuts, rests: [None, None], may_cut, left, changed: 0, widened: false, shortage: None }
+    pub(crate) fn new(gather: Gather, may_cut: usize, left: u64, moves_dirty: bool) -> Self {
+        let (runs, cuts, rests) = ([const { None }; RUNS], [const { None }; CUTS], [None, None]);
+        let moved = Moved::new();
+        Self {
+            gather,
+            runs,
+            cuts,
+            rests,
+            may_cut,
+            left,
+            moves_dirty,
+            moved,
+            changed: 0,
+            widened: false,
+            shortage: None,
+        }
     }
 
     /// Locks what `range` maps, visiting at most `budget` entries (and at least one), or until no more can be held.
@@ -100,9 +120,17 @@ impl<'s, H: Host> Removal<'s, H> {
         Reached { next: None, visited }
     }
 
-    /// Flushes what was locked, empties the entries, and hands the cut tables to `retire`.
-    pub(crate) fn close<F: Format>(&mut self, visit: Visit<'s, H, F>, mut retire: impl FnMut(Subtree)) {
+    /// Flushes what was locked, calls `mark` with the pages that were dirty, empties the entries, and hands the cut tables
+    /// to `retire`.
+    pub(crate) fn close<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        mut mark: impl FnMut(u64),
+        mut retire: impl FnMut(Subtree),
+    ) {
         let flushed = self.gather.close(&visit.space.host, visit.tally);
+        // After the flush, before anything is cleared: whoever takes marks either finds these, or meets a locked entry.
+        self.moved.release(&mut mark);
         for run in self.runs.iter_mut().filter_map(Option::take) {
             run.table.leading(run.first, run.count, |entry| {
                 entry.emptied(&flushed, self.left);
@@ -113,6 +141,9 @@ impl<'s, H: Host> Removal<'s, H> {
             rest.make(&flushed, visit.space.format);
         }
         for cut in self.cuts.iter_mut().filter_map(Option::take) {
+            if self.moves_dirty {
+                scan(visit, &cut, &mut mark);
+            }
             cut.position.entry().emptied(&flushed, self.left);
             visit.tally.retired_subtree();
             retire(cut.subtree);
@@ -140,6 +171,7 @@ impl<'s, H: Host> Removal<'s, H> {
     /// Whether a table goes as a whole: never one with annotations below, unless for another annotation.
     fn cuts_off<F: Format>(&self, visit: Visit<'s, H, F>, position: Position<'s, H>, range: GpaRange, at: Gpa) -> bool {
         let may_go = self.left != 0 || !visit.space.format.is_kept(position.raw, position.level);
+        let may_go = may_go && (!self.moves_dirty || position.level == Level::new(1));
         self.may_cut > 0 && may_go && range.covers(visit.span(at, position.level))
     }
 
@@ -161,11 +193,6 @@ impl<'s, H: Host> Removal<'s, H> {
         let address = |entries: usize| Gpa::new(at.get() + ((entries as u64) << geometry.page_shift()));
         let left_behind = self.left;
         let (mut visited, mut locked) = (0, 0);
-        let lock = |entry: Entry<'s, H::Atomics>| {
-            let raw = entry.load();
-            let is_one = format.kind(raw, Level::PAGE) == Kind::Leaf && !format.is_grouped(raw, Level::PAGE);
-            is_one && entry.change(raw, F::LOCKED).is_ok()
-        };
         while visited < most {
             let index = position.index + visited;
             let changed = &mut self.changed;
@@ -177,7 +204,14 @@ impl<'s, H: Host> Removal<'s, H> {
             let start = address(visited);
             let here = Position { index: position.index + visited, ..position };
             let Some(place) = self.run_for(here, start) else { break };
-            let leaves = position.table.leading(here.index, most - visited, lock);
+            let leaves = match self.moves_dirty {
+                true => self.lock_dirty(visit, here, most - visited, start),
+                false => here.table.leading(here.index, most - visited, |entry| {
+                    let raw = entry.load();
+                    let is_one = format.kind(raw, Level::PAGE) == Kind::Leaf && !format.is_grouped(raw, Level::PAGE);
+                    is_one && entry.change(raw, F::LOCKED).is_ok()
+                }),
+            };
             if leaves == 0 {
                 break;
             }
@@ -191,6 +225,27 @@ impl<'s, H: Host> Removal<'s, H> {
         visit.tally.unmapped(Level::PAGE, locked);
         self.changed += locked;
         (address(visited), visited as u64)
+    }
+
+    /// Locks leaves of one table from `first` on, which maps `start`, and holds those that are dirty, as far as there is
+    /// room; how many.
+    fn lock_dirty<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        first: Position<'s, H>,
+        most: usize,
+        start: Gpa,
+    ) -> usize {
+        let format = visit.space.format;
+        let mut page = start.get() >> visit.space.geometry().page_shift();
+        first.table.leading(first.index, most, |entry| {
+            let raw = entry.load();
+            let is_leaf = format.kind(raw, Level::PAGE) == Kind::Leaf && !format.is_grouped(raw, Level::PAGE);
+            // Held before it is locked: a page too many does no harm.
+            let held = is_leaf && (!format.is_dirty(raw, Level::PAGE) || self.moved.hold(page));
+            page += 1;
+            held && entry.change(raw, F::LOCKED).is_ok()
+        })
     }
 
     /// Adds leaves that were locked, from `first` on and up to the address `end`, to the run at `place`.
@@ -267,6 +322,12 @@ impl<'s, H: Host> Removal<'s, H> {
 
     fn leaf<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, span: GpaRange, at: Gpa) -> Next {
         let Some(place) = self.run_for(position, span.start()) else { return Next::Full };
+        // Under a log no block becomes writable, and none is dirty.
+        let is_dirty =
+            self.moves_dirty && position.level == Level::PAGE && visit.space.format.is_dirty(position.raw, Level::PAGE);
+        if is_dirty && !self.moved.hold(at.get() >> visit.space.geometry().page_shift()) {
+            return Next::Full;
+        }
         if position.entry().change(position.raw, F::LOCKED).is_err() {
             return Next::At(at);
         }
@@ -300,10 +361,18 @@ impl<'s, H: Host> Removal<'s, H> {
         let place = self.run_for(first, covered.start());
         let rest = self.rests.iter().position(Option::is_none);
         let (Some(place), Some(rest)) = (place, rest) else { return Next::Full };
+        let first_page = covered.start().get() >> format.geometry().page_shift();
+        if self.moves_dirty && !self.moved.has_room(first_page) {
+            return Next::Full;
+        }
         let broken = match members.break_valid(format) {
             Ok(broken) => broken,
             Err(met) => return self.wait_at(visit, members.at(met), at),
         };
+        // Under a log no group of blocks is dirty.
+        if self.moves_dirty && level == Level::PAGE && broken.is_dirty(format) {
+            removed.clone().zip(first_page..).for_each(|(_, page)| _ = self.moved.hold(page));
+        }
         if covered != span {
             self.rests[rest] = Some(broken.except(format, removed.clone()));
         } else {
@@ -360,11 +429,31 @@ impl<'s, H: Host> Removal<'s, H> {
         let format = visit.space.format;
         let table = format.table_address(position.raw, position.level);
         let subtree = Subtree::new(format, table, position.level.below().unwrap_or(Level::PAGE));
-        self.cuts[free] = Some(Cut { position, subtree });
+        self.cuts[free] = Some(Cut { position, start: span.start(), subtree });
         self.may_cut -= 1;
         self.gather.table(span);
         self.changed += 1;
         Next::At(span.end())
+    }
+}
+
+/// Calls `mark` with the dirty pages of a table that was cut off and flushed: hardware does not reach it any more, and what
+/// software makes writable in it, it marks itself. Pages that somebody else has locked are waited for: their owner marks
+/// them before it lets go. The caller owns nothing locked any more but entries above pages, for which no scan waits.
+fn scan<H: Host, F: Format>(visit: Visit<'_, H, F>, cut: &Cut<'_, H>, mark: &mut impl FnMut(u64)) {
+    let geometry = visit.space.geometry();
+    let first = visit.below(cut.position, cut.start);
+    let page = cut.start.get() >> geometry.page_shift();
+    let group = 1 << visit.space.format.group_bits(Level::PAGE);
+    for index in 0..geometry.entries() {
+        let position = Position { index, ..first };
+        visit.wait_unlocked(position);
+        let raw = position.entry().load();
+        if visit.space.format.is_dirty(raw, Level::PAGE) {
+            let members = if visit.space.format.is_grouped(raw, Level::PAGE) { group } else { 1 };
+            let index = index & !(members - 1);
+            (index..index + members).for_each(|index| mark(page + index as u64));
+        }
     }
 }
 

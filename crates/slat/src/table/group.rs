@@ -95,10 +95,16 @@ impl<'s, H: TableMemory> Members<'s, H> {
         members.rev().for_each(|member| self.entry(member).store(raw(member)));
     }
 
-    /// The word of member number `member` of the group whose first leaf is `first`, by itself.
+    /// The word of member number `member` of the group whose first leaf is `first`, by itself and clean.
     fn single<F: Format>(self, format: F, first: Leaf, member: usize) -> u64 {
         let offset = (member as u64) << format.geometry().shift(self.level);
         format.leaf(Leaf { hpa: Hpa::new(first.hpa.get() + offset), ..first }, self.level)
+    }
+
+    /// The same made dirty.
+    fn dirty_single<F: Format>(self, format: F, first: Leaf, member: usize) -> u64 {
+        let dirty = format.made_writable(self.single(format, first, member), self.level);
+        if first.permissions.write() { dirty } else { format.write_protected(dirty, self.level) }
     }
 }
 
@@ -142,6 +148,11 @@ pub(crate) struct BrokenGroup<'s, H: TableMemory> {
 }
 
 impl<'s, H: TableMemory> BrokenGroup<'s, H> {
+    /// Whether hardware has written through the group, which it notes in any member.
+    pub(crate) fn is_dirty<F: Format>(&self, format: F) -> bool {
+        self.old[..self.locked].iter().any(|&raw| format.is_dirty(raw, self.members.level))
+    }
+
     /// Gives the members back as they were: what may be cached is what they say again.
     fn restore(self) {
         self.members.store(0..self.locked, |member| self.old[member]);
@@ -156,14 +167,14 @@ impl<'s, H: TableMemory> BrokenGroup<'s, H> {
     /// The members become leaves of their own behind the next flush, but for those in `removed`, which are for the caller
     /// to empty.
     pub(crate) fn except<F: Format>(self, format: F, removed: Range<usize>) -> Singles<'s, H> {
-        let members = self.members;
+        let (members, is_dirty) = (self.members, self.is_dirty(format));
         let leaf = |member: usize| {
             let raw = format.ungrouped(self.old[member], members.level, member);
             format.decode(raw, members.level)
         };
         let first = (1..self.locked).map(leaf).fold(leaf(0), Leaf::united);
         mem::forget(self);
-        Singles { members, removed, first }
+        Singles { members, removed, first, is_dirty }
     }
 }
 
@@ -174,21 +185,25 @@ impl<H: TableMemory> Drop for BrokenGroup<'_, H> {
     }
 }
 
-/// A broken group whose members become leaves of their own, but for some that are removed: permissions intersected and
-/// accessed united, as any of them may have been cached for all.
+/// A broken group whose members become leaves of their own, but for some that are removed: permissions intersected,
+/// accessed and dirty united, as any of them may have been cached for all.
 #[must_use = "locked entries have to be made anew"]
 pub(crate) struct Singles<'s, H: TableMemory> {
     members: Members<'s, H>,
     removed: Range<usize>,
     /// What the first member says.
     first: Leaf,
+    is_dirty: bool,
 }
 
 impl<H: TableMemory> Singles<'_, H> {
     /// Makes the leaves. The proof is that of a flush of the whole group's span, completed after the breaking.
     pub(crate) fn make<F: Format>(self, _flushed: &Flushed, format: F) {
-        let Self { members, first, .. } = self;
-        let single = |member| members.single(format, first, member);
+        let Self { members, first, is_dirty, .. } = self;
+        let single = |member| match is_dirty {
+            true => members.dirty_single(format, first, member),
+            false => members.single(format, first, member),
+        };
         members.store(self.removed.end..members.count, single);
         members.store(0..self.removed.start, single);
         mem::forget(self);

@@ -110,6 +110,26 @@ impl<A: Atomics> Log<A> {
         }
     }
 
+    /// Counts dirty state that its holder takes out of entries, to mark it after a flush: until then nobody can say that
+    /// the log is clear.
+    pub(crate) fn hold(&self) {
+        self.takers.fetch_add(1, Ordering::AcqRel);
+        A::full_fence_after_rmw();
+    }
+
+    /// Marks what was held: the pages of the region of `page`.
+    pub(crate) fn put(&self, page: u64, marks: &Marks) {
+        let base = page / REGION_PAGES * REGION_PAGES;
+        for (word, &bits) in marks.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+            self.mark_word(base + 64 * word as u64, bits);
+        }
+    }
+
+    /// Everything that was held is marked.
+    pub(crate) fn release(&self) {
+        self.takers.fetch_add(TAKEN - 1, Ordering::AcqRel);
+    }
+
     fn mark_all(&self) {
         self.mark(self.first_page, self.end_page - self.first_page);
     }

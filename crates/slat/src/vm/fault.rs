@@ -295,6 +295,10 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         let span = self.visit.span(self.gpa, plan.level);
         let shards = &self.visit.space.shards;
         let published = self.visit.replace_leaf(position, self.gpa, plan.raw, || shards.admits(&plan.ticket, span));
+        let format = self.visit.space.format;
+        if matches!(published, Publish::Done) && format.is_dirty(position.raw, position.level) {
+            mark(plan.slot, span, self.page_shift()); // hardware's mark goes with the old leaf
+        }
         self.flush_local(plan.level);
         self.visit.tally.flushed_local();
         self.finish(published, &plan)

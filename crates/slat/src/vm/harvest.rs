@@ -3,7 +3,7 @@
 use super::dirty::{Log, Marks, REGION_PAGES, marks_between};
 use super::handle::{Handle, VmRef};
 use super::log::{Harvest, LogError, LogProgress, Pages};
-use super::slots::Slot;
+use super::slots::{LogMode, Slot};
 use super::{Budget, Worker};
 use crate::host::{SlotId, TableMemory};
 use crate::reclaim::Shared;
@@ -20,6 +20,8 @@ struct Target<R: VmRef> {
     slot_first: u64,
     first: u64,
     end: u64,
+    /// Whether hardware keeps the log, in the entries.
+    by_hardware: bool,
 }
 
 /// What one call took.
@@ -36,6 +38,16 @@ impl<R: VmRef> Target<R> {
         let done = (page - self.first) / 64 * 64;
         (done > 0).then(|| self.first - self.slot_first + done)
     }
+
+    /// Where to look next: everywhere where hardware keeps the log and its notes are wanted, else where marks are.
+    fn next(&self, page: u64, scans: bool) -> Option<u64> {
+        if scans { Some(page).filter(|page| *page < self.end) } else { self.log.next_marked(page, self.end) }
+    }
+
+    /// What is taken from a page's entry: the next write is to be noted again.
+    fn what(&self) -> What {
+        if self.by_hardware { What::Dirty } else { What::Write }
+    }
 }
 
 impl<R: VmRef> Worker<R> {
@@ -43,6 +55,9 @@ impl<R: VmRef> Worker<R> {
     /// nothing and protects nothing; bits past the last page are cleared.
     pub fn get_dirty(&mut self, id: SlotId, pages: Pages, bitmap: &mut [u64]) -> Result<u64, LogError> {
         let target = self.target(id, pages, bitmap.len())?;
+        if target.by_hardware {
+            self.collect(&target);
+        }
         let mut dirty = 0;
         for (index, word) in bitmap.iter_mut().enumerate().take(words(pages)) {
             let page = target.first + 64 * index as u64;
@@ -67,7 +82,7 @@ impl<R: VmRef> Worker<R> {
     ) -> Result<LogProgress, LogError> {
         let target = self.target(id, pages, bitmap.len())?;
         let named = |page: u64| named_in_region(bitmap, page, target.first, target.end);
-        let taken = self.take(&target, budget, named, |_, _| {});
+        let taken = self.take(&target, budget, false, named, |_, _| {});
         Ok(LogProgress { next: taken.next, protected: taken.protected, widened: taken.widened })
     }
 
@@ -86,7 +101,7 @@ impl<R: VmRef> Worker<R> {
         let target = self.target(id, pages, bitmap.len())?;
         let all = |page: u64| marks_between(page, target.first, target.end);
         let mut dirty = 0;
-        let taken = self.take(&target, budget, all, |page, taken| {
+        let taken = self.take(&target, budget, target.by_hardware, all, |page, taken| {
             dirty += taken.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
             report(bitmap, target.first, page, taken);
         });
@@ -94,19 +109,48 @@ impl<R: VmRef> Worker<R> {
         Ok(Harvest { next: taken.next, dirty, complete, widened: taken.widened })
     }
 
-    /// Region by region: takes the marks that `mask` names, protects their pages, and tells `report`; then flushes.
+    /// Makes marks of what hardware has noted in the entries: clean first, then flushed, then marked, as for a removal.
+    fn collect(&mut self, target: &Target<R>) {
+        let Handle { vm, member } = &mut self.handle;
+        let space = &vm.vm().space;
+        let tally = space.tally(&member.reader);
+        let mut next = target.next(target.first, true);
+        while next.is_some() {
+            target.log.hold();
+            let section = space.domain.enter(&mut member.reader);
+            let visit = Visit { space, section: section.inside(), tally };
+            let mut protection = Protection::new(space.gather(), What::Dirty);
+            let mut found = [None; REGIONS_PER_SECTION as usize];
+            for place in &mut found {
+                let Some(page) = next else { break };
+                let base = page / REGION_PAGES * REGION_PAGES;
+                let words = marks_between(page, target.first, target.end);
+                let pages = Marked { base, words: &words };
+                protection.run(visit, &pages, &mut member.cache, u64::MAX);
+                *place = Some((base, protection.found()));
+                next = target.next(base + REGION_PAGES, true);
+            }
+            protection.close(visit);
+            found.iter().flatten().for_each(|(base, marks)| target.log.put(*base, marks));
+            target.log.release();
+        }
+    }
+
+    /// Region by region: takes the marks that `mask` names, protects their pages, and tells `report`; then flushes. If it
+    /// `scans`, what hardware has noted counts as marked.
     fn take(
         &mut self,
         target: &Target<R>,
         budget: Budget,
+        scans: bool,
         mask: impl Fn(u64) -> Marks,
         mut report: impl FnMut(u64, &Marks),
     ) -> Taken {
         let Handle { vm, member } = &mut self.handle;
         let space = &vm.vm().space;
         let tally = space.tally(&member.reader);
-        let mut protection = Protection::new(space.gather(), What::Write);
-        let mut next = target.log.next_marked(target.first, target.end);
+        let mut protection = Protection::new(space.gather(), target.what());
+        let mut next = target.next(target.first, scans);
         let mut spent = 0;
         loop {
             let section = space.domain.enter(&mut member.reader);
@@ -119,12 +163,17 @@ impl<R: VmRef> Worker<R> {
                 let mask = mask(page);
                 spent += 1;
                 if mask != [0; 8] {
-                    let taken = target.log.take(page, &mask);
-                    let marked = Marked { base, words: &taken };
-                    spent += protection.run(visit, &marked, &mut member.cache, u64::MAX).visited;
+                    let mut taken = target.log.take(page, &mask);
+                    let pages = if scans { mask } else { taken };
+                    let pages = Marked { base, words: &pages };
+                    spent += protection.run(visit, &pages, &mut member.cache, u64::MAX).visited;
+                    let found = protection.found();
+                    if scans {
+                        taken.iter_mut().zip(found).for_each(|(taken, found)| *taken |= found);
+                    }
                     report(base, &taken);
                 }
-                next = target.log.next_marked(base + REGION_PAGES, target.end);
+                next = target.next(base + REGION_PAGES, scans);
             }
             let resume = next.and_then(|page| target.resume(page));
             if next.is_none() || (spent >= budget.get() && resume.is_some()) {
@@ -154,7 +203,8 @@ impl<R: VmRef> Worker<R> {
             return Err(LogError::BitmapTooShort { words: words(pages) });
         }
         let first = slot_first + pages.first;
-        Ok(Target { log, slot_first, first, end: first + pages.count })
+        let by_hardware = slot.flags.log == Some(LogMode::Hardware);
+        Ok(Target { log, slot_first, first, end: first + pages.count, by_hardware })
     }
 }
 

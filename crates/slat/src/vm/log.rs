@@ -41,8 +41,8 @@ pub struct Harvest {
     /// Marks taken by this call.
     pub dirty: u64,
     /// The harvest went through, and after its flush no page it was asked for was marked. With all vCPUs outside of
-    /// their faults, a complete harvest was the last one needed. Says no, too, while another worker takes marks of the
-    /// same slot.
+    /// their faults, a complete harvest was the last one needed; out of their guests, where hardware keeps the log. Says
+    /// no, too, while another worker takes marks of the same slot.
     pub complete: bool,
     /// Whether a block of which only a part was meant was protected whole, for want of a table to split it with.
     pub widened: bool,

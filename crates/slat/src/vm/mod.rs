@@ -41,13 +41,13 @@ pub use worker::{RangeError, Reclaim, Teardown, Worker};
 
 use core::fmt;
 
-use crate::addr::Hpa;
+use crate::addr::{Gpa, Hpa};
 use crate::format::Format;
 use crate::host::{Host, TableMemory, Trust};
-use crate::reclaim::{OutOfMemory, Subtree, drain_exclusive, take_apart_now};
+use crate::reclaim::{Inside, OutOfMemory, Subtree, drain_exclusive, take_apart_now};
 use crate::space::Space;
 
-use slots::Slots;
+use slots::{LastUsed, Slots};
 
 /// How many handles a VM may have at a time, and when a flush becomes a flush of everything.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +130,16 @@ impl<H: Host, F: Format> Vm<H, F> {
     /// The root table: what the architecture's root register points to. `None` once torn down.
     pub fn root(&self) -> Option<Hpa> {
         self.space.root.load()
+    }
+
+    /// Marks a page whose entry was dirty when it was taken out, if its slot is logged.
+    fn mark_moved(&self, section: Inside<'_, H::Atomics>, page: u64) {
+        let gpa = Gpa::new(page << self.space.geometry().page_shift());
+        if let Some(slot) = self.slots.read(section).find_any(gpa, &mut LastUsed::default())
+            && let Some(log) = &slot.log
+        {
+            log.mark_page(page);
+        }
     }
 
     /// The sums of all handles' counters. Exact when no handle is at work, else a moment's blur.

@@ -7,6 +7,7 @@ use super::handle::{Handle, JoinError, VmRef};
 use super::slots::{Change, LogMode, NewSlot, Slot, SlotError, SlotFlags, Unfinished, Walk};
 use super::{Budget, Progress};
 use crate::addr::{Gpa, GpaRange};
+use crate::format::Format;
 use crate::host::{Flush, SlotId, TableMemory, Tlb};
 use crate::reclaim::{Inside, OutOfMemory, Shared, Subtree};
 use crate::space::{All, CUTS, Protection, Removal, Visit, What};
@@ -102,6 +103,9 @@ impl<R: VmRef> Worker<R> {
         if slot.range.is_empty() || !slot.host.is_aligned(vm.space.geometry().page_size()) {
             return Err(SlotError::Unaligned);
         }
+        if slot.flags.log == Some(LogMode::Hardware) && !vm.space.format.hardware_dirty() {
+            return Err(SlotError::LogMode);
+        }
         let log = new_log::<AtomicsOf<R>>(slot.range, slot.flags.log, vm.space.geometry().page_shift())?;
         log.iter().for_each(|log| log.arm()); // nothing is mapped yet
         let slot = Slot::new(id, &slot, log);
@@ -130,6 +134,9 @@ impl<R: VmRef> Worker<R> {
     /// Turning a log on with [`LogMode::Protect`] and making a slot read-only walk over the slot; all else is done at
     /// once. Turning a log off drops its marks.
     pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags, budget: Budget) -> Result<Progress, SlotError> {
+        if flags.log == Some(LogMode::Hardware) && !self.handle.vm.vm().space.format.hardware_dirty() {
+            return Err(SlotError::LogMode);
+        }
         let mut log = self.log_for(id, flags)?;
         let work = self.begin(id, |_, slot, change| {
             let unfinished = change.unfinished(id);
@@ -141,6 +148,10 @@ impl<R: VmRef> Worker<R> {
             }
             if unfinished.is_some() {
                 return Err(SlotError::Unfinished);
+            }
+            let by_hardware = |flags: SlotFlags| flags.log == Some(LogMode::Hardware);
+            if slot.log.is_some() && flags.log.is_some() && by_hardware(slot.flags) != by_hardware(flags) {
+                return Err(SlotError::LogMode);
             }
             let log = match slot.log.is_some() == flags.log.is_some() {
                 true => slot.log.clone(),
@@ -383,7 +394,8 @@ impl<R: VmRef> Worker<R> {
     /// Removes what `range` maps and leaves `word` behind: 0, or an annotation.
     pub(super) fn remove_leaving(&mut self, range: GpaRange, word: u64, budget: u64) -> Removed {
         let Handle { vm, member } = &mut self.handle;
-        let space = &vm.vm().space;
+        let vm = vm.vm();
+        let space = &vm.space;
         let tally = space.tally(&member.reader);
         let mut progress = Progress { next: None, changed: 0, widened: false };
         let (mut at, mut left) = (range.start(), budget);
@@ -391,11 +403,14 @@ impl<R: VmRef> Worker<R> {
             let may_cut = space.domain.limbo(&mut member.reader).room();
             let section = space.domain.enter(&mut member.reader);
             let visit = Visit { space, section: section.inside(), tally };
-            let mut removal = Removal::new(space.gather(), may_cut, word);
+            let slots = vm.slots.read(section.inside());
+            let moves_dirty = space.format.hardware_dirty() && slots.has_hardware_log(range);
+            let mut removal = Removal::new(space.gather(), may_cut, word, moves_dirty);
             let reached = removal.run(visit, range.from(at), &mut member.cache, left.min(ENTRIES_PER_SECTION));
             let mut cut = [None; CUTS];
             let mut places = cut.iter_mut();
-            removal.close(visit, |subtree| {
+            let mark = |page| vm.mark_moved(visit.section, page);
+            removal.close(visit, mark, |subtree| {
                 if let Some(place) = places.next() {
                     *place = Some(subtree);
                 }
@@ -454,7 +469,11 @@ fn walk_for(old: SlotFlags, new: SlotFlags) -> Option<What> {
     if new.read_only && !old.read_only {
         return Some(What::WriteForGood);
     }
-    (old.log.is_none() && new.log == Some(LogMode::Protect)).then_some(What::Write)
+    match new.log {
+        Some(LogMode::Protect) if old.log.is_none() => Some(What::Write),
+        Some(LogMode::Hardware) if old.log.is_none() => Some(What::Dirty),
+        _ => None,
+    }
 }
 
 pub(super) fn new_log<A: Atomics>(

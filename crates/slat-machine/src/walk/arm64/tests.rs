@@ -130,7 +130,7 @@ const STARTS: [(u8, usize, std::ops::RangeInclusive<u32>); 3] = [(0, 2, 22..=34)
 fn start_levels_are_consistent_with_the_input_size_or_fault() {
     for (sl0, level, sizes) in STARTS {
         for bits in 16..=52 {
-            let walker = Stage2::new(Vtcr { t0sz: (64 - bits) as u8, sl0, ps: 5, ha: false });
+            let walker = Stage2::new(Vtcr { t0sz: (64 - bits) as u8, sl0, ..Vtcr::for_ipa_bits(48).unwrap() });
             let expected = if sizes.contains(&bits) { Ok(LEVEL[level]) } else { fault(FaultKind::Translation, 0) };
             assert_eq!(walker.start(Gpa::new(0)), expected, "SL0 {sl0}, {bits} bits");
         }
@@ -216,4 +216,197 @@ fn hardware_sets_the_access_flag_where_it_is_told_to_and_looks_again_when_the_de
     let unmapped = memory();
     unmapped.interference.set(Some(0));
     assert_eq!(read(&managed, &unmapped), fault(FaultKind::Translation, 3));
+}
+
+/// Formats of descriptors: granule, DS, PS, and the levels that have blocks, of the manual's.
+const FORMATS: [(Granule, bool, u8, &[i32]); 6] = [
+    (Granule::Four, false, 5, &[1, 2]),
+    (Granule::Four, true, 6, &[0, 1, 2]),
+    (Granule::Sixteen, false, 5, &[2]),
+    (Granule::Sixteen, true, 6, &[1, 2]),
+    (Granule::SixtyFour, false, 5, &[2]),
+    (Granule::SixtyFour, false, 6, &[1, 2]),
+];
+
+/// A consistent value for the format, with 48 bits of input.
+fn vtcr((granule, ds, ps, _): (Granule, bool, u8, &[i32]), ha: bool, hd: bool) -> Vtcr {
+    Vtcr { t0sz: 16, sl0: 2, sl2: false, granule, ps, ha, hd, ds }
+}
+
+/// MemAttr under FEAT_S2FWB: 0b0110 and 0b0111 are write-back here, 0b0101 is not cacheable, the rest is Device.
+const FORCED: [Memory; 16] = {
+    use Memory::{Device as Dv, NonCacheable as Nc, WriteBack as Wb};
+    [Dv, Dv, Dv, Dv, Dv, Nc, Wb, Wb, Dv, Dv, Dv, Dv, Dv, Dv, Dv, Dv]
+};
+
+/// XN[1:0]: whether fetches are allowed at EL1 and at EL0.
+const XN: [(bool, bool); 4] = [(true, true), (false, true), (false, false), (true, false)];
+
+/// Every combination of validity, type, MemAttr, S2AP, AF, XN and DBM; every format of descriptors, with forced write-back
+/// or not, for each kind of fetch, with each kind of hardware management: 3 million verdicts for each access.
+#[test]
+fn every_combination_in_every_format_and_under_every_control_is_what_the_manual_says() {
+    for (format, controls) in FORMATS.into_iter().flat_map(|format| (0..8u32).map(move |bits| (format, bits))) {
+        let (forced, ha, hd) = (controls & 1 != 0, controls & 2 != 0, controls & 4 != 0);
+        for fetches in [Fetches::All, Fetches::El1, Fetches::El0] {
+            let walker = Stage2::new(vtcr(format, ha, hd)).with_fetches(fetches);
+            let walker = if forced { walker.with_forced_write_back() } else { walker };
+            for bits in 0..1u64 << 12 {
+                let descriptor = bits & 0xff | (bits >> 8 & 1) << 10 | (bits >> 9 & 3) << 53 | (bits >> 11) << 51;
+                for level in 0..4 {
+                    check(format, walker, descriptor, level);
+                }
+            }
+        }
+    }
+}
+
+fn check(format: (Granule, bool, u8, &[i32]), walker: Stage2, descriptor: u64, level: i32) {
+    let bit = |number: u32| descriptor >> number & 1 != 0;
+    let is_leaf = if level == 3 { bit(1) } else { !bit(1) && format.3.contains(&level) };
+    let step = walker.resolve(descriptor, LEVEL[level as usize]);
+    if !bit(0) || (!is_leaf && (level == 3 || !bit(1))) {
+        return assert_eq!(step, Step::Fault(FaultKind::Translation));
+    }
+    if !is_leaf {
+        return assert!(matches!(step, Step::Table { permissions: Permissions::ALL, update: None, .. }));
+    }
+    if !bit(10) && !walker.vtcr.ha {
+        return assert_eq!(step, Step::Fault(FaultKind::AccessFlag));
+    }
+    let Step::Leaf { translation, update } = step else { panic!("{descriptor:#x} at {level} is a leaf") };
+    assert_eq!(update, (!bit(10)).then_some(descriptor | 1 << 10));
+    let attributes = (descriptor >> 2 & 0b1111) as usize;
+    let memory = if walker.forced_write_back { FORCED[attributes] } else { MEM_ATTR[attributes] };
+    let xn = XN[(descriptor >> 53 & 3) as usize];
+    let fetches = match walker.fetches {
+        Fetches::All => !bit(54),
+        Fetches::El1 => xn.0,
+        Fetches::El0 => xn.1,
+    };
+    let is_clean = bit(51) && !bit(7) && walker.vtcr.ha && walker.vtcr.hd;
+    let permissions = Permissions::new(bit(6), bit(7) || is_clean, fetches && memory != Memory::Device);
+    assert_eq!((translation.memory, translation.permissions, translation.dirty), (memory, permissions, !is_clean));
+}
+
+#[test]
+fn hardware_makes_dirty_what_is_written_and_may_be() {
+    let walker = Stage2::new(Vtcr { ha: true, hd: true, ..Vtcr::for_ipa_bits(39).unwrap() });
+    let clean = 0x4000_0000 | 1 << 51 | 1 << 10 | 0b01 << 6 | 0xf << 2 | 0b11;
+    let look = |walker: &Stage2, access| {
+        let memory = Sparse::with(&[(0x10_0000, 0x11_0003), (0x11_0000, 0x12_0003), (0x12_0000, clean)]);
+        let found = translate(walker, &memory, Hpa::new(0x10_0000), Gpa::new(0), access);
+        (found.is_ok_and(|found| found.dirty), memory.get(0x12_0000))
+    };
+    assert_eq!(look(&walker, Access::Read), (false, clean));
+    assert_eq!(look(&walker, Access::Write), (true, clean | 1 << 7));
+    let without = Stage2::new(Vtcr { hd: false, ..walker.vtcr });
+    assert_eq!(look(&without, Access::Write), (false, clean), "a permission fault");
+}
+
+/// The manual's start levels by SL0 for the other granules, and the sizes of input address that each may have: with
+/// addresses of 48 bits, and of 52.
+type Starts = [(u8, usize, std::ops::RangeInclusive<u32>, std::ops::RangeInclusive<u32>); 4];
+
+const SIXTEEN: Starts =
+    [(0, 3, 15..=29, 15..=29), (1, 2, 26..=40, 26..=40), (2, 1, 37..=48, 37..=51), (3, 0, 0..=0, 48..=52)];
+const SIXTY_FOUR: Starts =
+    [(0, 3, 17..=33, 17..=33), (1, 2, 30..=46, 30..=46), (2, 1, 43..=52, 43..=52), (3, 0, 0..=0, 0..=0)];
+
+#[test]
+fn start_levels_of_the_other_granules() {
+    let start = |granule, ds, sl0, bits: u32| {
+        let vtcr = Vtcr { t0sz: (64 - bits) as u8, sl0, sl2: false, granule, ps: 5, ha: false, hd: false, ds };
+        Stage2::new(vtcr).start(Gpa::new(0))
+    };
+    for (granule, starts) in [(Granule::Sixteen, SIXTEEN), (Granule::SixtyFour, SIXTY_FOUR)] {
+        for (sl0, level, narrow, wide) in starts {
+            for bits in 15..=56 {
+                let expected = |sizes: &std::ops::RangeInclusive<u32>| match sizes.contains(&bits) {
+                    true => Ok(LEVEL[level]),
+                    false => fault(FaultKind::Translation, 0),
+                };
+                assert_eq!(start(granule, false, sl0, bits), expected(&narrow), "{granule:?}, SL0 {sl0}, {bits} bits");
+                if granule == Granule::Sixteen {
+                    assert_eq!(start(granule, true, sl0, bits), expected(&wide), "{granule:?}, DS, {sl0}, {bits}");
+                }
+            }
+        }
+    }
+}
+
+/// 4 KiB with DS: level -1 for more than 48 bits, or level 0 with concatenated tables.
+#[test]
+fn the_extra_start_level_resolves_up_to_52_bits() {
+    for bits in 40..=56 {
+        let of = |sl0, sl2, ds| {
+            let vtcr = Vtcr { t0sz: (64 - bits) as u8, sl0, sl2, ds, ps: 6, ..Vtcr::for_ipa_bits(48).unwrap() };
+            Stage2::new(vtcr).start(Gpa::new(0)).ok()
+        };
+        assert_eq!(of(0, true, true), (49..=52).contains(&bits).then_some(Level::new(4)), "{bits} bits");
+        assert_eq!(of(2, false, true), (40..=52).contains(&bits).then_some(Level::new(3)), "{bits} bits");
+        assert_eq!((of(0, true, false), of(1, true, true), of(2, true, true)), (None, None, None));
+    }
+}
+
+#[test]
+fn addresses_of_52_bits_lie_where_their_format_puts_them() {
+    let high = 0x000f_0000_0000_0000u64;
+    for (format, fields) in
+        [(FORMATS[1], 0x0003_0000_0000_0300), (FORMATS[3], 0x0003_0000_0000_0300), (FORMATS[5], 0xf000)]
+    {
+        let walker = Stage2::new(vtcr(format, false, false));
+        let Step::Table { table, .. } = walker.resolve(fields | 0b11, LEVEL[2]) else { panic!("a table") };
+        assert_eq!(table, Hpa::new(high));
+        for (level, kind) in [(3, 0b11), (2, 0b01)] {
+            let Step::Leaf { translation, .. } = walker.resolve(fields | 1 << 10 | kind, LEVEL[level]) else {
+                panic!("a leaf")
+            };
+            assert_eq!(translation.output, Hpa::new(high));
+        }
+        let smaller = Stage2::new(Vtcr { ps: 5, ..walker.vtcr });
+        assert_eq!(smaller.resolve(fields | 0b11, LEVEL[2]), Step::Fault(FaultKind::AddressSize));
+
+        let root = Hpa::new(high | 0x1234_0000);
+        assert_eq!(walker.register(root), Hpa::new(0x1234_003c));
+        assert_eq!(walker.root(Hpa::new(0xabcd << 48 | 0x1234_003c)), Ok(root), "the VMID is none of the walk's");
+    }
+    let narrow = Stage2::new(vtcr(FORMATS[0], false, false));
+    assert_eq!(narrow.root(Hpa::new(0x1234_003c)), Ok(Hpa::new(0x1234_0000)));
+}
+
+#[test]
+fn a_register_is_taken_apart_as_it_is_drawn() {
+    let value = 1 << 33 | 1 << 32 | 1 << 31 | 1 << 22 | 1 << 21 | 6 << 16 | 0b10 << 14 | 0b11 << 6 | 12;
+    let granule = Granule::Sixteen;
+    let fields = Vtcr { t0sz: 12, sl0: 3, sl2: true, granule, ps: 6, ha: true, hd: true, ds: true };
+    assert_eq!(Vtcr::decode(value), Ok(fields));
+    let four = Vtcr { t0sz: 16, sl0: 2, sl2: false, granule: Granule::Four, ps: 5, ha: false, hd: false, ds: false };
+    assert_eq!(Vtcr::decode(1 << 31 | 5 << 16 | 1 << 19 | 0x3500 | 2 << 6 | 16), Ok(four), "walks may be cached");
+    assert_eq!(Vtcr::decode(1 << 31 | 0b01 << 14).map(|vtcr| vtcr.granule), Ok(Granule::SixtyFour));
+    for value in [0b11 << 14 | 1 << 31, 0, 1 << 31 | 1 << 34, 1 << 31 | 1 << 63] {
+        assert_eq!(Vtcr::decode(value), Err(NoVtcr(value)));
+    }
+}
+
+#[test]
+fn a_syndrome_names_the_fault_and_its_level() {
+    let at = |kind, level| fault_status(Fault::at(Level::new(level), kind));
+    for (kind, code) in [
+        (FaultKind::AddressSize, 0b000000),
+        (FaultKind::Translation, 0b000100),
+        (FaultKind::AccessFlag, 0b001000),
+        (FaultKind::Permission, 0b001100),
+        (FaultKind::External(Hpa::new(0)), 0b010100),
+    ] {
+        // The manual's levels 3 to 0.
+        assert_eq!([0, 1, 2, 3].map(|level| at(kind, level)), [3, 2, 1, 0].map(|level| Some(code | level)));
+    }
+    assert_eq!(at(FaultKind::Translation, 4), Some(0b101011));
+    assert_eq!(at(FaultKind::AddressSize, 4), Some(0b101001));
+    assert_eq!(at(FaultKind::External(Hpa::new(0)), 4), Some(0b010011));
+    assert_eq!(
+        (at(FaultKind::Misconfiguration, 0), at(FaultKind::Root, 3), at(FaultKind::Permission, 4)),
+        (None, None, None)
+    );
 }

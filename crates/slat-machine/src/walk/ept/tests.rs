@@ -5,9 +5,9 @@ use crate::walk::sparse::Sparse;
 use crate::walk::translate;
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
-const LEVEL: [Level; 4] = [Level::new(0), Level::new(1), Level::new(2), Level::new(3)];
+const LEVEL: [Level; 5] = [Level::new(0), Level::new(1), Level::new(2), Level::new(3), Level::new(4)];
 const PROCESSOR: Processor =
-    Processor { physical_bits: 46, execute_only: true, one_gibibyte: true, accessed_dirty: true };
+    Processor { physical_bits: 46, execute_only: true, five_levels: true, one_gibibyte: true, accessed_dirty: true };
 
 /// What bits 2:0 say.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,9 +46,9 @@ const MEMORY: [Option<Memory>; 8] = [
 ];
 
 /// What bit 7 (columns: clear, set) makes of an entry at each level (rows, from the PTE up).
-const KINDS: [[Kind; 2]; 4] = {
+const KINDS: [[Kind; 2]; 5] = {
     use Kind::*;
-    [[Leaf, Leaf], [Table, Leaf], [Table, Leaf], [Table, Misconfigured]]
+    [[Leaf, Leaf], [Table, Leaf], [Table, Leaf], [Table, Misconfigured], [Table, Misconfigured]]
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,22 +58,29 @@ enum Kind {
     Misconfigured,
 }
 
-/// Bits that are ignored here: 11 and 10 come with the low bits; 57 to 60 belong to controls that are off, 63 is #VE's.
+/// Bits that are ignored here: 11 comes with the low bits; 57 to 60 belong to controls that are off, 63 is #VE's.
 const NOISE: [u64; 3] = [0, 0xfff << 52, 1 << 63 | 0b101 << 56];
 
 /// An address that is aligned for every leaf, so that no reserved bit of it is set.
 const ADDRESS: u64 = 0x2a80_4000_0000;
 
-/// The manual's verdict on the low 12 bits of an entry; `update` is what the processor writes back.
-fn expected(low: u64, level: usize, processor: Processor, flags: bool, entry: u64) -> Step {
+/// The manual's verdict on the low 12 bits of an entry; the update is what the processor writes back.
+fn expected(low: u64, level: usize, walker: Ept, entry: u64) -> Step {
+    let Ept { processor, accessed_dirty: flags, fetches, .. } = walker;
     let misconfigured = Step::Fault(FaultKind::Misconfiguration);
-    let permissions = match RIGHTS[(low & 7) as usize] {
+    let by_user = low >> 10 & 1 != 0;
+    // The right to read and write, and bit 2 for supervisors.
+    let (permissions, execute) = match RIGHTS[(low & 7) as usize] {
+        Rights::NotPresent if by_user && fetches != Fetches::All => (Permissions::NONE, false),
         Rights::NotPresent => return Step::Fault(FaultKind::Translation),
         Rights::Reserved => return misconfigured,
-        Rights::ExecuteOnly if !processor.execute_only => return misconfigured,
-        Rights::ExecuteOnly => Permissions::new(false, false, true),
-        Rights::Allow(permissions) => permissions,
+        Rights::ExecuteOnly => (Permissions::NONE, true),
+        Rights::Allow(permissions) => (permissions, permissions.execute()),
     };
+    if !permissions.read() && !processor.execute_only {
+        return misconfigured;
+    }
+    let permissions = permissions.with_execute(if fetches == Fetches::User { by_user } else { execute });
     let large = low >> 7 & 1;
     if level == 2 && large == 1 && !processor.one_gibibyte {
         return misconfigured;
@@ -94,14 +101,17 @@ fn expected(low: u64, level: usize, processor: Processor, flags: bool, entry: u6
 
 #[test]
 fn every_combination_of_low_bits_at_every_level_is_what_the_manual_says() {
-    for (execute_only, one_gibibyte, flags) in (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0)) {
-        let processor = Processor { execute_only, one_gibibyte, ..PROCESSOR };
-        let walker = Ept::of(processor, flags);
+    let walkers = (0..8).flat_map(|bits| {
+        let (execute_only, one_gibibyte, flags) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        let walker = Ept::of(Processor { execute_only, one_gibibyte, ..PROCESSOR }, flags).with_five_levels();
+        [Fetches::All, Fetches::Supervisor, Fetches::User].map(|fetches| walker.with_fetches(fetches))
+    });
+    for walker in walkers {
         for (low, level, noise) in
-            (0..1 << 12).flat_map(|low| (0..4).flat_map(move |level| NOISE.map(move |noise| (low, level, noise))))
+            (0..1 << 12).flat_map(|low| (0..5).flat_map(move |level| NOISE.map(move |noise| (low, level, noise))))
         {
             let entry = ADDRESS | noise | low;
-            let expected = expected(low, level, processor, flags, entry);
+            let expected = expected(low, level, walker, entry);
             assert_eq!(walker.resolve(entry, LEVEL[level]), expected, "{entry:#x} at {level} with {walker:?}");
         }
     }
@@ -199,11 +209,11 @@ fn a_fault_names_the_level_of_the_entry_that_ended_the_walk() {
 
 #[test]
 fn reserved_address_bits_are_misconfigurations_in_entries_that_are_present() {
-    for (bits, level) in [36, 39, 46, 52].into_iter().flat_map(|bits| (0..4).map(move |level| (bits, level))) {
-        let walker = Ept::of(Processor { physical_bits: bits, ..PROCESSOR }, false);
+    for (bits, level) in [36, 39, 46, 52].into_iter().flat_map(|bits| (0..5).map(move |level| (bits, level))) {
+        let walker = Ept::of(Processor { physical_bits: bits, ..PROCESSOR }, false).with_five_levels();
         let entries: &[u64] = match level {
             0 => &[page(7)],
-            3 => &[table(7)],
+            3 | 4 => &[table(7)],
             _ => &[table(7), large(7)],
         };
         for &entry in entries {
@@ -222,18 +232,19 @@ fn reserved_address_bits_are_misconfigurations_in_entries_that_are_present() {
 }
 
 #[test]
-fn addresses_past_48_bits_are_violations_before_the_walk() {
-    let walker = Ept::new();
-    assert_eq!(walker.start(Gpa::new((1 << 48) - 1)), Ok(LEVEL[3]));
-    for gpa in [1 << 48, 1 << 51, u64::MAX] {
-        assert_eq!(walker.start(Gpa::new(gpa)), Err(Fault::at(LEVEL[3], FaultKind::Translation)));
+fn addresses_past_48_or_57_bits_are_violations_before_the_walk() {
+    for (walker, bits, root) in [(Ept::new(), 48, LEVEL[3]), (Ept::new().with_five_levels(), 57, LEVEL[4])] {
+        assert_eq!(walker.start(Gpa::new((1 << bits) - 1)), Ok(root));
+        for gpa in [1 << bits, 1 << (bits + 3), u64::MAX] {
+            assert_eq!(walker.start(Gpa::new(gpa)), Err(Fault::at(root, FaultKind::Translation)));
+        }
     }
 }
 
 #[test]
 fn each_table_is_indexed_by_nine_bits() {
     let walker = Ept::new();
-    for (level, low) in [(0, 12), (1, 21), (2, 30), (3, 39)] {
+    for (level, low) in [(0, 12), (1, 21), (2, 30), (3, 39), (4, 48)] {
         assert_eq!(walker.shift(LEVEL[level]), low);
         let at = |gpa| walker.descriptor(Hpa::new(ROOT), LEVEL[level], Gpa::new(gpa)).get() - ROOT;
         assert_eq!((at(0), at(0x1ff << low), at(1 << low)), (0, 511 * 8, 8));
@@ -244,9 +255,12 @@ fn each_table_is_indexed_by_nine_bits() {
 #[test]
 fn every_low_field_of_an_eptp_is_checked_at_vm_entry() {
     for (low, accessed_dirty) in (0..1 << 12).flat_map(|low| [false, true].map(|flag| (low, flag))) {
-        let processor = Processor { accessed_dirty, ..PROCESSOR };
+        let processor = Processor { accessed_dirty, five_levels: !accessed_dirty, ..PROCESSOR };
         let (memory, length, flags, rest) = (low & 7, low >> 3 & 7, low >> 6 & 1, low >> 7);
-        let takes = (memory == 0 || memory == 6) && length == 3 && (flags == 0 || accessed_dirty) && rest == 0;
+        let takes = (memory == 0 || memory == 6)
+            && (length == 3 || (length == 4 && !accessed_dirty))
+            && (flags == 0 || accessed_dirty)
+            && rest == 0;
         assert_eq!(Eptp(ADDRESS | low).check(processor).is_ok(), takes, "{low:#x}");
     }
 }
@@ -268,17 +282,19 @@ fn the_wrong_eptp_is_named_in_a_sentence() {
     let no_flags = Processor { accessed_dirty: false, ..PROCESSOR };
     for (eptp, error) in [
         (3 << 3 | 2, EptpError::MemoryType(2)),
-        (4 << 3 | 6, EptpError::WalkLength(4)),
+        (2 << 3 | 6, EptpError::WalkLength(2)),
         (1 << 6 | 3 << 3 | 6, EptpError::AccessedDirty),
         (1 << 7 | 3 << 3 | 6, EptpError::Reserved(1 << 7)),
     ] {
         assert_eq!(Eptp(eptp).check(no_flags), Err(error));
         assert!(!error.to_string().is_empty());
     }
-    // Bit 6 says what the walker was made for, or the machine is put together wrongly.
+    // Bit 6 and the length say what the walker was made for, or the machine is put together wrongly.
     let walker = Ept::new();
-    let other = Eptp::new(Hpa::new(ROOT), true);
-    assert_eq!(walker.root(Hpa::new(other.0)), Err(Fault::at(LEVEL[3], FaultKind::Root)));
+    for other in [Eptp::new(Hpa::new(ROOT), true), Eptp::five_levels(Hpa::new(ROOT), false)] {
+        assert_eq!(walker.root(Hpa::new(other.0)), Err(Fault::at(LEVEL[3], FaultKind::Root)));
+    }
+    assert_eq!(Eptp::five_levels(Hpa::new(ROOT), false), Eptp(ROOT | 4 << 3 | 6));
 }
 
 const ACCESSED: u64 = 1 << 8;

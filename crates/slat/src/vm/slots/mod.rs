@@ -42,6 +42,10 @@ pub enum LogMode {
     /// Every page is marked; nothing is protected before it is cleared for the first time. Turning the log on costs no
     /// walk.
     InitiallySet,
+    /// No page is marked, and hardware keeps the log from each page's first write on, without a fault: for a format with
+    /// [`hardware_dirty`](crate::format::Format::hardware_dirty). A harvest looks at every page's entry, which takes as long
+    /// as the slot is large.
+    Hardware,
 }
 
 /// Why a change of slots was refused. Nothing was changed.
@@ -62,6 +66,8 @@ pub enum SlotError {
     Unfinished,
     /// Another thread is changing slots, or too many replaced snapshots wait for their grace period. Call again.
     Busy,
+    /// The format has no dirty state of hardware's, or the log is on in another mode: turn it off first.
+    LogMode,
     /// The memory behind the slot is being taken back ([`Worker::invalidate_host`](super::Worker::invalidate_host)). Call
     /// again when that is over.
     Invalidated,
@@ -81,6 +87,7 @@ impl fmt::Display for SlotError {
             Self::OutOfRange => f.write_str("the range leaves the guest physical address space"),
             Self::Unfinished => f.write_str("an earlier change of the slot is not finished"),
             Self::Busy => f.write_str("slots are being changed by another thread"),
+            Self::LogMode => f.write_str("no such log in this format, or the log is on in another mode"),
             Self::Invalidated => f.write_str("the memory behind the slot is being invalidated"),
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Gone => f.write_str("the VM was torn down"),

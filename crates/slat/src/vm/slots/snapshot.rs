@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::by_host::ByHost;
-use super::{NewSlot, SlotFlags};
+use super::{LogMode, NewSlot, SlotFlags};
 use crate::addr::{Gpa, GpaRange, HostAddress, HostRange};
 use crate::host::SlotId;
 use crate::reclaim::{OutOfMemory, Shared};
@@ -139,6 +139,14 @@ impl<A: Atomics> Snapshot<A> {
     pub(crate) fn of_host(&self, memory: HostRange, page_size: u64) -> impl Iterator<Item = GpaRange> {
         let part = move |index: usize| self.slots.get(index)?.part_of(memory, page_size);
         self.by_host.overlapping(memory).filter_map(part)
+    }
+
+    /// Whether hardware keeps the log of some of `range`, dying slots included.
+    pub(crate) fn has_hardware_log(&self, range: GpaRange) -> bool {
+        let first = self.starts.partition_point(|&start| start <= range.start()).saturating_sub(1);
+        let there =
+            self.slots[first.min(self.slots.len())..].iter().take_while(|slot| slot.range.start() < range.end());
+        there.into_iter().any(|slot| slot.flags.log == Some(LogMode::Hardware) && slot.range.overlaps(range))
     }
 
     /// A slot that shares addresses with `range`.

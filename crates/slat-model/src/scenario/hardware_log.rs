@@ -1,0 +1,197 @@
+//! The dirty log that hardware keeps in the entries, beside those who take entries away (R5): nothing is lost.
+
+use crate::run::{Scenario, both};
+use crate::stage::{
+    BY_HARDWARE, Guest, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, harvest, reclaim_and_drop, set_flags, unmap,
+};
+use crate::tool::{Loom, Shuttle, Tool};
+use crate::world::{REGION, Setup};
+
+/// A guest writes to a clean page, without a fault, while a harvest runs.
+pub const HARVEST: Scenario = Scenario::new("hardware_log/harvest", with_harvest::<Loom>, with_harvest::<Shuttle>);
+
+/// As [`HARVEST`], beside an unmapping of the page.
+pub const UNMAP: Scenario = Scenario::new("hardware_log/unmap", with_unmap::<Loom>, with_unmap::<Shuttle>);
+
+/// As [`UNMAP`], of the table round the page.
+pub const CUT: Scenario = Scenario::new("hardware_log/cut", cut::<Loom>, cut::<Shuttle>);
+
+/// A written page is unmapped by one worker, the table round it by another; the last harvest follows.
+pub const UNMAP_TWICE: Scenario =
+    Scenario::new("hardware_log/unmap_twice", unmap_twice::<Loom>, unmap_twice::<Shuttle>);
+
+/// The table round a written page is unmapped while a harvest runs; if that one is complete, nothing is left.
+pub const CUT_HARVEST: Scenario =
+    Scenario::new("hardware_log/cut_harvest", cut_harvest::<Loom>, cut_harvest::<Shuttle>);
+
+/// One worker makes marks of what hardware has noted while another harvests; if that one is complete, nothing is left.
+pub const GET: Scenario = Scenario::new("hardware_log/get", get::<Loom>, get::<Shuttle>);
+
+/// The log is turned on while a guest writes through what it has cached.
+pub const ENABLING: Scenario = Scenario::new("hardware_log/enabling", enabling::<Loom>, enabling::<Shuttle>);
+
+/// Write permission is withdrawn from a written page while a harvest runs.
+pub const READ_ONLY: Scenario = Scenario::new("hardware_log/read_only", read_only::<Loom>, read_only::<Shuttle>);
+
+const COUNT: u64 = 2;
+
+/// A slot whose page 0 is mapped, writable and clean.
+fn clean<T: Tool>(count: u64) -> (Stage<T>, ModelWorker<T>, Guest<T>) {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(count).with_hardware_dirty(), BY_HARDWARE);
+    let mut guest = stage.guest(0);
+    guest.reach(0, WRITE);
+    harvest(&stage.world, &mut worker, stage.world.all_pages());
+    (stage, worker, guest)
+}
+
+/// A write that needs no fault, as often as its walk is overtaken.
+fn write<T: Tool>(guest: &mut Guest<T>) {
+    guest.try_access(0, WRITE);
+}
+
+/// Harvests until one is complete, with all guests at rest: nothing may be unreported. No further writes are tried, as
+/// [`Stage::last_harvest`] does: here they would need no fault, and put right what was lost.
+fn check<T: Tool>(stage: Stage<T>, mut worker: ModelWorker<T>) {
+    let complete = (0..8).any(|_| harvest(&stage.world, &mut worker, stage.world.all_pages()));
+    assert!(complete, "harvests of a guest that does nothing are complete at some time");
+    stage.world.check_reported();
+    stage.close(worker);
+}
+
+fn beside_write<T: Tool>(
+    (stage, mut worker, mut guest): (Stage<T>, ModelWorker<T>, Guest<T>),
+    work: impl FnOnce(&mut ModelWorker<T>) + Send + 'static,
+) {
+    let (_, worker) = both::<T, _, _>(
+        move || {
+            write(&mut guest);
+            write(&mut guest);
+        },
+        move || {
+            work(&mut worker);
+            worker
+        },
+    );
+    check(stage, worker);
+}
+
+fn with_harvest<T: Tool>() {
+    let set = clean::<T>(COUNT);
+    let world = set.0.world.clone();
+    beside_write(set, move |worker| _ = harvest(&world, worker, world.all_pages()));
+}
+
+fn with_unmap<T: Tool>() {
+    beside_write(clean::<T>(COUNT), |worker| unmap(worker, 0, 1));
+}
+
+fn cut<T: Tool>() {
+    beside_write(clean::<T>(REGION), |worker| unmap(worker, 0, REGION));
+}
+
+fn unmap_twice<T: Tool>() {
+    let (stage, mut worker, mut guest) = clean::<T>(REGION);
+    write(&mut guest);
+    drop(guest);
+    let mut other = stage.worker();
+    let world = stage.world.clone();
+    let (worker, ()) = both::<T, _, _>(
+        move || {
+            unmap(&mut worker, 0, REGION);
+            if harvest(&world, &mut worker, world.all_pages()) {
+                world.check_reported();
+            }
+            worker
+        },
+        move || {
+            unmap(&mut other, 0, 1);
+            reclaim_and_drop(other);
+        },
+    );
+    check(stage, worker);
+}
+
+fn cut_harvest<T: Tool>() {
+    let (stage, mut worker, mut guest) = clean::<T>(REGION);
+    write(&mut guest);
+    drop(guest);
+    let mut other = stage.worker();
+    let world = stage.world.clone();
+    let (worker, ()) = both::<T, _, _>(
+        move || {
+            if harvest(&world, &mut worker, world.all_pages()) {
+                world.check_reported();
+            }
+            worker
+        },
+        move || {
+            unmap(&mut other, 0, REGION);
+            reclaim_and_drop(other);
+        },
+    );
+    check(stage, worker);
+}
+
+fn get<T: Tool>() {
+    let (stage, mut worker, mut guest) = clean::<T>(COUNT);
+    write(&mut guest);
+    drop(guest);
+    let mut other = stage.worker();
+    let world = stage.world.clone();
+    let pages = world.all_pages();
+    let (worker, ()) = both::<T, _, _>(
+        move || {
+            if harvest(&world, &mut worker, pages) {
+                world.check_reported();
+            }
+            worker
+        },
+        move || {
+            other.get_dirty(SLOT, pages, &mut [0]).expect("a logged slot");
+            reclaim_and_drop(other);
+        },
+    );
+    check(stage, worker);
+}
+
+fn enabling<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::pages(COUNT).with_hardware_dirty(), PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, WRITE);
+    guest.reach(1, READ);
+    let world = stage.world.clone();
+    let (mut guest, worker) = both::<T, _, _>(
+        move || {
+            write(&mut guest);
+            write(&mut guest);
+            guest
+        },
+        move || {
+            set_flags(&mut worker, BY_HARDWARE);
+            world.log_begins();
+            worker
+        },
+    );
+    write(&mut guest);
+    drop(guest);
+    check(stage, worker);
+}
+
+fn read_only<T: Tool>() {
+    let (stage, mut worker, mut guest) = clean::<T>(COUNT);
+    write(&mut guest);
+    drop(guest);
+    let mut other = stage.worker();
+    let world = stage.world.clone();
+    let (worker, ()) = both::<T, _, _>(
+        move || {
+            harvest(&world, &mut worker, world.all_pages());
+            worker
+        },
+        move || {
+            set_flags(&mut other, slat::vm::SlotFlags { read_only: true, ..BY_HARDWARE });
+            reclaim_and_drop(other);
+        },
+    );
+    check(stage, worker);
+}

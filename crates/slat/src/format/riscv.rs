@@ -1,0 +1,284 @@
+//! RISC-V G-stage: Sv39x4, Sv48x4 and Sv57x4, with pages of 4 KiB, blocks of 2 MiB and 1 GiB, and a root of 2,048 entries.
+//!
+//! Source: The RISC-V Instruction Set Manual, volume II: "Guest Physical Address Translation" and "Hypervisor Guest Address
+//! Translation and Protection Register" in the chapter on the H extension; "Addressing and Memory Protection" of Sv32,
+//! Sv39, Sv48 and Sv57; Svade; Svpbmt.
+//!
+//! Software manages the accessed and dirty flags (Svade): a leaf that may be written is dirty from the start, so that no
+//! hart has anything to set, and one that is not accessed faults. A hart that sets the flag itself (Svadu) does no harm.
+//!
+//! Memory that is not normal has its type in the entry (Svpbmt, turned on by `menvcfg.PBMTE`). Without Svpbmt those bits
+//! are reserved, and physical memory attributes decide: such an embedder calls all memory normal.
+//!
+//! *Fences.* HFENCE.GVMA with an address in `rs1` orders leaf entries only. For [`Flush::Tables`](crate::host::Flush::Tables)
+//! `rs1` has to be `x0`, which drops the cached walks of the VMID in `rs2`, too. Each hart fences itself: remote harts are
+//! asked through the SBI. An implementation without Svvptc may have cached that an entry was invalid: the fault that finds
+//! it valid is spurious, and [`Tlb::flush_local`](crate::host::Tlb::flush_local) ends it.
+
+use super::{Change, Format, Geometry, Kind, Leaf};
+use crate::addr::{Hpa, Level};
+use crate::host::{Access, MemoryType, Permissions, Trust};
+
+const VALID: u64 = 1 << 0;
+const READ: u64 = 1 << 1;
+const WRITE: u64 = 1 << 2;
+const EXECUTE: u64 = 1 << 3;
+/// All of a guest's accesses count as the user's: leaves have the bit, tables must not have it. It marks leaves for
+/// software, too, also those that the hardware takes for invalid because they allow nothing.
+const USER: u64 = 1 << 4;
+const ACCESSED: u64 = 1 << 6;
+const DIRTY: u64 = 1 << 7;
+/// Bits 9:8 are software's.
+const MAY_WRITE: u64 = 1 << 8;
+const KEPT: u64 = 1 << 9;
+const FRAME_SHIFT: u32 = 10;
+const FRAME: u64 = ((1 << 44) - 1) << FRAME_SHIFT;
+const MEMORY_SHIFT: u32 = 61;
+const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+
+const ATTRIBUTED: u64 = 0;
+const NON_CACHEABLE: u64 = 1;
+const IO: u64 = 2;
+
+/// Entries whose bit 0 is clear: all other bits are software's.
+const ANNOTATED: u64 = 1 << 7;
+
+/// The G-stage with `LEVELS` levels.
+///
+/// A leaf that cannot be read is not written either, since the combination is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct GStage<const LEVELS: u8>(());
+
+/// Three levels, 41 bits of guest physical address.
+pub type Sv39x4 = GStage<3>;
+/// Four levels, 50 bits of guest physical address.
+pub type Sv48x4 = GStage<4>;
+/// Five levels, 59 bits of guest physical address.
+pub type Sv57x4 = GStage<5>;
+
+impl<const LEVELS: u8> GStage<LEVELS> {
+    /// The format; it has no choices.
+    pub const fn new() -> Self {
+        Self(())
+    }
+
+    /// The value of `hgatp` for the tables at `root`, of which only 14 bits of `vmid` count: MODE 8, 9 or 10 in bits
+    /// 63:60, VMID in 57:44, the root's frame number in 43:0.
+    pub const fn hgatp(self, root: Hpa, vmid: u16) -> u64 {
+        (LEVELS as u64 + 5) << 60 | (vmid as u64 & 0x3fff) << 44 | root.get() >> 12
+    }
+}
+
+impl<const LEVELS: u8> Format for GStage<LEVELS> {
+    const NAME: &'static str = match LEVELS {
+        3 => "sv39x4",
+        4 => "sv48x4",
+        5 => "sv57x4",
+        _ => panic!("the G-stage has three to five levels"),
+    };
+    const TRUST: Trust<Self> = Trust::OURS;
+    const LOCKED: u64 = 1 << 5;
+    const FROZEN: u64 = 1 << 6;
+    const ANNOTATION_BITS: u32 = 44;
+
+    #[inline(always)]
+    fn geometry(&self) -> Geometry {
+        Geometry::new(12, 9, Level::new(LEVELS - 1), 11, Level::new(2), 30)
+    }
+
+    #[inline(always)]
+    fn output_bits(&self) -> u32 {
+        56
+    }
+
+    #[inline(always)]
+    fn kind(&self, raw: u64, _level: Level) -> Kind {
+        match raw {
+            _ if raw & USER != 0 => Kind::Leaf,
+            _ if raw & VALID != 0 => Kind::Table,
+            Self::LOCKED => Kind::Locked,
+            Self::FROZEN => Kind::Frozen,
+            _ => Kind::Empty,
+        }
+    }
+
+    #[inline(always)]
+    fn is_table(&self, raw: u64, _level: Level) -> bool {
+        raw & (VALID | USER) == VALID
+    }
+
+    #[inline(always)]
+    fn annotation(&self, annotation: u64) -> u64 {
+        (annotation << FRAME_SHIFT) & FRAME | ANNOTATED
+    }
+
+    #[inline(always)]
+    fn annotated(&self, raw: u64) -> u64 {
+        (raw & FRAME) >> FRAME_SHIFT
+    }
+
+    #[inline(always)]
+    fn kept(&self, raw: u64, _level: Level) -> u64 {
+        raw | KEPT
+    }
+
+    #[inline(always)]
+    fn is_kept(&self, raw: u64, _level: Level) -> bool {
+        raw & KEPT != 0
+    }
+
+    #[inline(always)]
+    fn table(&self, table: Hpa, _level: Level) -> u64 {
+        frame(table) | VALID
+    }
+
+    #[inline(always)]
+    fn table_address(&self, raw: u64, _level: Level) -> Hpa {
+        address(raw)
+    }
+
+    #[inline(always)]
+    fn leaf(&self, leaf: Leaf, _level: Level) -> u64 {
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        let (read, write, execute) = (leaf.permissions.read(), leaf.permissions.write(), leaf.permissions.execute());
+        let execute = execute && leaf.memory == MemoryType::Normal;
+        let memory = match leaf.memory {
+            MemoryType::Normal => ATTRIBUTED,
+            MemoryType::NonCacheable => NON_CACHEABLE,
+            MemoryType::Device => IO,
+        };
+        frame(leaf.hpa)
+            | USER
+            | bit(read || execute, VALID)
+            | bit(read, READ)
+            | bit(read && write, WRITE | DIRTY)
+            | bit(execute, EXECUTE)
+            | bit(leaf.accessed, ACCESSED)
+            | bit(read && leaf.may_write, MAY_WRITE)
+            | memory << MEMORY_SHIFT
+    }
+
+    #[inline(always)]
+    fn decode(&self, raw: u64, level: Level) -> Leaf {
+        let memory = match (raw & MEMORY) >> MEMORY_SHIFT {
+            ATTRIBUTED => MemoryType::Normal,
+            NON_CACHEABLE => MemoryType::NonCacheable,
+            _ => MemoryType::Device,
+        };
+        Leaf {
+            hpa: address(raw).align_down(self.geometry().size(level)),
+            permissions: Permissions::new(raw & READ != 0, raw & WRITE != 0, raw & EXECUTE != 0),
+            may_write: raw & MAY_WRITE != 0,
+            memory,
+            accessed: raw & ACCESSED != 0,
+        }
+    }
+
+    #[inline(always)]
+    fn permits(&self, raw: u64, _level: Level, access: Access) -> bool {
+        let wanted = USER
+            | ACCESSED
+            | match access {
+                Access::Read => READ,
+                Access::Write => WRITE,
+                Access::Execute => EXECUTE,
+            };
+        raw & wanted == wanted
+    }
+
+    #[inline(always)]
+    fn is_writable(&self, raw: u64, _level: Level) -> bool {
+        raw & (USER | WRITE) == USER | WRITE
+    }
+
+    #[inline(always)]
+    fn may_write(&self, raw: u64, _level: Level) -> bool {
+        raw & MAY_WRITE != 0
+    }
+
+    #[inline(always)]
+    fn made_writable(&self, raw: u64, _level: Level) -> u64 {
+        raw | WRITE | DIRTY | ACCESSED
+    }
+
+    #[inline(always)]
+    fn made_accessed(&self, raw: u64, _level: Level) -> u64 {
+        raw | ACCESSED
+    }
+
+    #[inline(always)]
+    fn made_old(&self, raw: u64, _level: Level) -> u64 {
+        raw & !ACCESSED
+    }
+
+    #[inline(always)]
+    fn write_protected(&self, raw: u64, _level: Level) -> u64 {
+        raw & !(WRITE | DIRTY)
+    }
+
+    #[inline(always)]
+    fn write_revoked(&self, raw: u64, _level: Level) -> u64 {
+        raw & !(WRITE | DIRTY | MAY_WRITE)
+    }
+
+    /// Until a fence orders it, a hart may use what an entry said before ("Supervisor Memory-Management Fence
+    /// Instruction"), and hold two sizes for one address: an address, a memory type or a table changes through an invalid
+    /// entry, permissions and flags in place.
+    #[inline]
+    fn change(&self, old: u64, new: u64, _level: Level) -> Change {
+        const PERMISSIVE: u64 = READ | WRITE | EXECUTE | ACCESSED;
+        match (old ^ new) & !(PERMISSIVE | DIRTY | MAY_WRITE) {
+            0 if old & !new & PERMISSIVE == 0 => Change::Free,
+            0 => Change::Flush,
+            _ => Change::Break,
+        }
+    }
+}
+
+#[inline(always)]
+const fn frame(hpa: Hpa) -> u64 {
+    (hpa.get() >> 12 << FRAME_SHIFT) & FRAME
+}
+
+#[inline(always)]
+const fn address(raw: u64) -> Hpa {
+    Hpa::new((raw & FRAME) >> FRAME_SHIFT << 12)
+}
+
+// Fields do not overlap, and bits 5 (global) and 63:54 apart from the memory type stay clear.
+const _: () = {
+    let fields = [VALID, READ, WRITE, EXECUTE, USER, ACCESSED, DIRTY, MAY_WRITE, KEPT, FRAME, MEMORY];
+    let (mut seen, mut i) = (0u64, 0);
+    while i < fields.len() {
+        assert!(seen & fields[i] == 0);
+        seen |= fields[i];
+        i += 1;
+    }
+    assert!(seen == !(1 << 5 | 0x7f << 54 | 1 << 63));
+};
+
+// The invalid states are invalid to the hardware, are no leaves, and are distinct.
+const _: () = {
+    let states = [Sv39x4::LOCKED, Sv39x4::FROZEN, ANNOTATED];
+    let mut i = 0;
+    while i < states.len() {
+        assert!(states[i] & (VALID | USER | MAY_WRITE | FRAME) == 0);
+        assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
+        i += 1;
+    }
+    assert!(FRAME >> FRAME_SHIFT == (1 << Sv39x4::ANNOTATION_BITS) - 1);
+};
+
+// Modes and sizes: (hgatp.MODE, bits of guest physical address); the root is 16 KiB.
+const _: () = {
+    assert!(Sv39x4::new().hgatp(Hpa::new(0x4000), 1) == 8 << 60 | 1 << 44 | 4);
+    assert!(Sv48x4::new().hgatp(Hpa::new(0), 0xffff) == 9 << 60 | 0x3fff << 44);
+    assert!(Sv57x4::new().hgatp(Hpa::new(1 << 55), 0) == 10 << 60 | 1 << 43);
+    let widths = [(3, 41), (4, 50), (5, 59)];
+    let mut i = 0;
+    while i < widths.len() {
+        let geometry = Geometry::new(12, 9, Level::new(widths[i].0 - 1), 11, Level::new(2), 30);
+        assert!(geometry.address_bits() == widths[i].1 && geometry.root_tables() == 4);
+        i += 1;
+    }
+};

@@ -1,0 +1,69 @@
+//! Splitting and collapsing under guests that access what is split and collapsed.
+
+use alloc::format;
+use alloc::vec;
+
+use slat::addr::{Gpa, GpaRange, Level};
+use slat::vm::{Budget, Collapse, LogMode, Pages};
+
+use super::Verdict;
+use crate::memory::Unit;
+use crate::payload::Program;
+use crate::stage::{DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
+
+const BYTES: u64 = 8 << 20;
+
+/// The log comes and goes: blocks are split by writes, and made again.
+pub(super) fn split_and_collapse(settings: Settings) -> Verdict {
+    let stage = Stage::new(settings, Unit::BLOCK, BYTES)?;
+    let mut worker = stage.worker();
+    stage.churn(&|_, _, _| false, || {
+        for round in 0..4 {
+            stage.wait_for_passes(1);
+            stage.set_log(&mut worker, Some(LogMode::Protect))?;
+            stage.wait_for_passes(1);
+            let mut bitmap = vec![0; (BYTES / PAGE / 64) as usize];
+            let pages = Pages { first: 0, count: BYTES / PAGE };
+            let harvest = worker.harvest(DATA, pages, &mut bitmap, Budget::UNLIMITED);
+            ensure!(harvest.map_err(|error| format!("harvest: {error}"))?.is_done(), "the harvest is not done");
+            stage.set_log(&mut worker, None)?;
+            let how = if round % 2 == 0 { Collapse::InPlace } else { Collapse::Lazily };
+            let mut next = Some(stage.range().start());
+            while let Some(at) = next {
+                next = worker.collapse(stage.range().from(at), how, STEP).map_err(|error| format!("{error}"))?.next;
+            }
+            let _ = worker.reclaim(STEP);
+        }
+        stage.wait_for_passes(1);
+        Ok(())
+    })?;
+    let statistics = stage.vm.statistics();
+    ensure!(statistics.splits >= 4, "{} splits", statistics.splits);
+    ensure!(statistics.collapses > 0, "no table was collapsed");
+    stage.pass(stage.all(Program::Read, 0))?;
+    drop(worker);
+    stage.finish()
+}
+
+/// Write protection of single pages inside blocks, beside guests that write to them.
+pub(super) fn protect_parts(settings: Settings) -> Verdict {
+    let stage = Stage::new(settings, Unit::BLOCK, BYTES)?;
+    let mut worker = stage.worker();
+    stage.churn(&|_, _, _| false, || {
+        stage.wait_for_passes(1);
+        for block in 0..BYTES / Unit::BLOCK.bytes() {
+            worker.top_up(4).map_err(|error| format!("tables: {error}"))?;
+            let start = Gpa::new(DATA_GPA + block * Unit::BLOCK.bytes() + 5 * PAGE);
+            let part = GpaRange::with_len(start, 7 * PAGE).unwrap_or_default();
+            let progress = worker.write_protect(part, Budget::UNLIMITED).map_err(|error| format!("{error}"))?;
+            ensure!(progress.is_done() && !progress.widened, "protecting seven pages: {progress:?}");
+            let level = worker.lookup(start).map(|mapping| mapping.level);
+            ensure!(level.is_none_or(|level| level <= Level::new(1)), "a leaf of level {level:?}");
+        }
+        stage.wait_for_passes(2);
+        Ok(())
+    })?;
+    ensure!(stage.vm.statistics().splits > 0, "no block was split");
+    drop(worker);
+    stage.finish()
+}

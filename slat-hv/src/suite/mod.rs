@@ -1,0 +1,95 @@
+//! The suite that checks itself: each test makes a VM, has small programs run in it, and ends in one line.
+
+mod accessed;
+mod blocks;
+mod dirty;
+mod invalidate;
+mod outside;
+mod populate;
+mod slots;
+
+use alloc::string::String;
+
+use crate::arguments::Arguments;
+use crate::clock::Ticks;
+use crate::console::say;
+use crate::cpu;
+use crate::machine::Machine;
+use crate::memory::Plant;
+use crate::stage::Settings;
+use crate::{frames, interrupts, memory, team};
+
+/// What a test came to.
+type Verdict = Result<(), String>;
+
+type Test = (&'static str, fn(Settings) -> Verdict);
+
+const TESTS: [Test; 15] = [
+    ("populate-pages", populate::pages),
+    ("populate-blocks", populate::blocks),
+    ("populate-gigabyte", populate::gigabyte),
+    ("dirty-log-exact", dirty::exact),
+    ("dirty-log-pages", dirty::pages),
+    ("dirty-log-blocks", dirty::blocks),
+    ("split-and-collapse", blocks::split_and_collapse),
+    ("protect-parts-of-blocks", blocks::protect_parts),
+    ("invalidate-pages", invalidate::pages),
+    ("invalidate-blocks", invalidate::blocks),
+    ("accessed-by-hardware", accessed::by_hardware),
+    ("accessed-by-fault", accessed::by_fault),
+    ("slot-moves", slots::moves),
+    ("slot-goes", slots::goes),
+    ("outside-of-slots", outside::is_reported),
+];
+
+/// Runs the tests, all or those that `slat.only` names (by a part of their names). Whether all passed.
+pub(crate) fn run(machine: &Machine, arguments: Arguments) -> bool {
+    let vcpus = arguments.value("vcpus", 1);
+    assert!(vcpus < machine.cpus, "{vcpus} vCPUs want {} CPUs, there are {}", vcpus + 1, machine.cpus);
+    let plant = match arguments.text("plant").map(str::parse) {
+        None => Plant::Nothing,
+        Some(Ok(plant)) => plant,
+        Some(Err(())) => panic!("slat.plant: no-flush, no-stage-one or local-only"),
+    };
+    interrupts::start_cpu();
+    cpu::prepare_for(cpu::Kind::Payload);
+    team::assemble(vcpus);
+    let features = slat_arch::aarch64::instructions::features();
+    say!(
+        "slat-hv: suite: {vcpus} vCPUs, plant {plant:?}; range operations {}, level hints {}, hardware sets accessed {}",
+        features.range_operations,
+        features.level_hints,
+        features.sets_accessed
+    );
+    let only = arguments.text("only").unwrap_or_default();
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(only)) {
+        let (took, verdict) = Ticks::of(|| watched(*test, Settings { vcpus, plant }));
+        match verdict {
+            Ok(()) => {
+                passed += 1;
+                say!("slat-hv: test {name} ... ok, {took}");
+            }
+            Err(why) => {
+                failed += 1;
+                say!("slat-hv: test {name} ... FAILED: {why}");
+            }
+        }
+    }
+    say!("slat-hv: suite: {passed} passed, {failed} failed");
+    failed == 0 && passed > 0
+}
+
+/// Runs one test, and sees that it gives back all the memory that it took.
+fn watched(test: fn(Settings) -> Verdict, settings: Settings) -> Verdict {
+    memory::drain();
+    let before = frames::available();
+    test(settings)?;
+    memory::drain();
+    // The heap keeps what it once had: a few frames.
+    let lost = before.saturating_sub(frames::available());
+    if lost > HEAP_KEEPS { Err(alloc::format!("{lost} frames are lost")) } else { Ok(()) }
+}
+
+/// Frames that the heap may keep after a test.
+const HEAP_KEEPS: u64 = 64;

@@ -1,0 +1,46 @@
+//! Building the hypervisor.
+
+use anyhow::{Context, ensure};
+use std::path::PathBuf;
+
+use super::{Missing, toolchain};
+use crate::tools::{cargo, root, run};
+
+const MANIFEST: &str = "slat-hv/Cargo.toml";
+
+/// Builds it; where it is.
+pub(super) fn hypervisor() -> anyhow::Result<PathBuf> {
+    let target = target_folder();
+    let toolchain = toolchain::get()?;
+    let mut command = toolchain.cargo(&["build", "--quiet", "--release", "--locked", "--manifest-path", MANIFEST]);
+    command.args(["--target", toolchain::TARGET]).arg("--target-dir").arg(&target);
+    run(&mut command).context("the hypervisor does not build")?;
+    let program = target.join(toolchain::TARGET).join("release/slat-hv");
+    ensure!(program.is_file(), "{} was not built", program.display());
+    Ok(program)
+}
+
+/// Its formatting and its lints, where the toolchain has the tools.
+pub(super) fn lint() -> anyhow::Result<()> {
+    for component in ["fmt", "clippy"] {
+        let there = cargo(&[component, "--version"]).output().is_ok_and(|output| output.status.success());
+        if !there {
+            return Err(Missing(format!("cargo {component}")).into());
+        }
+    }
+    run(&mut cargo(&["fmt", "--manifest-path", MANIFEST, "--check"]))?;
+    let toolchain = toolchain::get()?;
+    let mut command = toolchain.cargo(&["clippy", "--quiet", "--release", "--locked", "--manifest-path", MANIFEST]);
+    command
+        .args(["--target", toolchain::TARGET])
+        .arg("--target-dir")
+        .arg(target_folder())
+        .args(["--", "-D", "warnings"]);
+    run(&mut command)
+}
+
+/// Where it is built: below the workspace's own target folder.
+fn target_folder() -> PathBuf {
+    let base = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    root().join(base).join("slat-hv")
+}
