@@ -7,6 +7,8 @@ use slat::addr::{Hpa, Level};
 use slat::format::{Arm64, Arm64Contiguous, Format, Kind};
 use slat::host::{Access, Flush, Hint, SlotId, Translation};
 use slat::vm::*;
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 const BASE: u64 = 0x4000_0000;
@@ -272,7 +274,7 @@ fn r7_a_table_of_groups_collapses_in_place() {
     let dissolved = vm.statistics().dissolutions;
     vm.host().translate_with(|_, request| Translation::Run(run(request)));
     vm.host().take_flushes();
-    assert_eq!(worker.collapse(range(BASE, BLOCK), Collapse::InPlace, ALL).unwrap().changed, 1);
+    assert_eq!(worker.collapse(range(BASE, BLOCK), slat::vm::Collapse::InPlace, ALL).unwrap().changed, 1);
     assert_eq!(vm.host().take_flushes(), [Flush::Tables { range: range(BASE, BLOCK) }]);
     assert_eq!(mapping(&vm, BASE), Some((Hpa::new(FRAMES), ONE, false)));
     assert_eq!((vm.statistics().leaves[..2].to_vec(), vm.statistics().dissolutions), (vec![0, 1], dissolved));
@@ -286,7 +288,7 @@ fn r7_groups_of_a_table_that_does_not_fit_are_thawed_as_they_were() {
     assert!(worker.unmap(range(page(511), PAGE), ALL).unwrap().is_done());
     let before: Vec<_> = (0..512).map(|number| entry(&vm, page(number))).collect();
     vm.host().translate_with(|_, request| Translation::Run(run(request)));
-    assert_eq!(worker.collapse(range(BASE, BLOCK), Collapse::InPlace, ALL).unwrap().changed, 0);
+    assert_eq!(worker.collapse(range(BASE, BLOCK), slat::vm::Collapse::InPlace, ALL).unwrap().changed, 0);
     assert!((0..512).all(|number| entry(&vm, page(number)) == before[number as usize]));
 }
 
@@ -304,14 +306,14 @@ fn a_split_block_becomes_groups_but_for_a_part_that_is_unmapped() {
 
 #[test]
 fn prefaulting_fills_tables_with_groups_and_teardown_counts_them() {
-    let (vm, mut worker, _vcpu) = with_slot(4 * BLOCK);
+    let (vm, mut worker, vcpu) = with_slot(4 * BLOCK);
     assert!(worker.prefault(range(BASE, 2 * BLOCK + 3 * GROUP), WRITE, ALL).unwrap().is_done());
     assert!((0..1072).all(|number| is_grouped(&vm, number)));
     assert_eq!(vm.statistics().leaves[0], 1072);
     set_flags(&mut worker, LOGGED);
     assert!(worker.prefault(range(BASE + 3 * BLOCK, BLOCK), WRITE, ALL).unwrap().is_done());
     assert!((1536..2048).all(|number| !is_grouped(&vm, number)), "none under the log");
-    drop(_vcpu);
+    drop(vcpu);
     while worker.teardown(ALL) != Teardown::Done {}
     assert_eq!((vm.statistics().leaves[0], vm.statistics().tables), (0, 0));
 }
@@ -419,107 +421,152 @@ fn an_annotation_takes_its_part_out_of_a_group() {
     assert!(!is_grouped(&vm, 4));
 }
 
-/// What the tables say of each page.
-type List = Vec<Option<(Hpa, bool)>>;
+/// What the tables say of each page: where it lies, and whether it may be written to now.
+type Said = Option<(Hpa, bool)>;
 
-fn list(vm: &GroupVm, count: u64) -> List {
-    let said = |number| mapping(vm, page(number)).map(|(hpa, _, writable)| (hpa, writable));
-    (0..count).map(said).collect()
+/// Pages of the random test's slot.
+const COUNT: u64 = 1024;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Operation {
+    Unmap,
+    Protect,
+    Read,
+    Write,
+    Log,
+    Harvest,
+    Collapse,
+    Age,
+}
+use Operation::*;
+
+const OPERATIONS: [Operation; 8] = [Unmap, Protect, Read, Write, Log, Harvest, Collapse, Age];
+
+/// Operations one after the other, each held against what it may do to every page.
+struct Play {
+    vm: Arc<GroupVm>,
+    worker: Worker<Arc<GroupVm>>,
+    vcpu: Vcpu<Arc<GroupVm>>,
+    state: u64,
+    is_logged: bool,
+    /// Pages written to under the log and not reported yet.
+    written: BTreeSet<u64>,
 }
 
-/// Operations at random, each held against what it may do to every page.
+impl Play {
+    fn new(seed: u64) -> Self {
+        let (vm, worker, vcpu) = with_slot(COUNT * PAGE);
+        let state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self { vm, worker, vcpu, state, is_logged: false, written: BTreeSet::new() }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state >> 16) % below
+    }
+
+    fn list(&self) -> Vec<Said> {
+        let said = |number| mapping(&self.vm, page(number)).map(|(hpa, _, writable)| (hpa, writable));
+        (0..COUNT).map(said).collect()
+    }
+
+    fn step(&mut self) {
+        let first = self.random(COUNT);
+        let pages = first..(first + self.random(60) + 1).min(COUNT);
+        let largest = if self.random(2) == 0 { Level::PAGE } else { ONE };
+        let largest = move |request| slat::host::Run { largest, ..run(request) };
+        self.vm.host().translate_with(move |_, request| Translation::Run(largest(request)));
+        self.worker.top_up(8).unwrap();
+        self.vcpu.top_up(8).unwrap();
+
+        let operation = OPERATIONS[self.random(8) as usize];
+        let (before, was_logged) = (self.list(), self.is_logged);
+        self.act(operation, &pages);
+        for (number, (was, is)) in (0..).zip(before.into_iter().zip(self.list())) {
+            let allowed = may_become(operation, was_logged, &pages, number, was, is);
+            assert!(allowed, "{operation:?} of {pages:?} makes page {number} {is:?} of {was:?}");
+            assert!(is.is_none_or(|(hpa, _)| hpa == Hpa::new(FRAMES + number * PAGE)), "its own memory");
+        }
+        self.check_groups();
+    }
+
+    fn act(&mut self, operation: Operation, pages: &Range<u64>) {
+        let bytes = range(page(pages.start), (pages.end - pages.start) * PAGE);
+        match operation {
+            Unmap => assert!(self.worker.unmap(bytes, ALL).unwrap().is_done()),
+            Protect => assert!(self.worker.write_protect(bytes, ALL).unwrap().is_done()),
+            Read => self.fault(pages.start, READ),
+            Write => self.fault(pages.start, WRITE),
+            Log => {
+                self.is_logged = !self.is_logged;
+                set_flags(&mut self.worker, if self.is_logged { LOGGED } else { PLAIN });
+                self.written.clear();
+            }
+            Harvest => self.harvest(),
+            Collapse => {
+                _ = self.worker.collapse(range(BASE, COUNT * PAGE), slat::vm::Collapse::InPlace, ALL).unwrap();
+                self.worker.reclaim(ALL);
+            }
+            Age => _ = self.worker.age(bytes, ALL).unwrap(),
+        }
+    }
+
+    fn fault(&mut self, number: u64, access: Access) {
+        let outcome = self.vcpu.fault(gpa(page(number)), access);
+        assert_ne!(outcome, Outcome::Retry, "nobody else is at work");
+        let (_, level, is_writable) = mapping(&self.vm, page(number)).expect("it is mapped now");
+        let is_collapsed = level == ONE && outcome == PAGE_RELAXED;
+        assert!(is_writable || is_collapsed || access == READ);
+        if access == WRITE && self.is_logged {
+            self.written.insert(number);
+        }
+    }
+
+    fn harvest(&mut self) {
+        if !self.is_logged {
+            return;
+        }
+        let (dirty, harvest) = harvest(&mut self.worker, Pages { first: 0, count: COUNT });
+        assert!(harvest.complete && self.written.iter().all(|page| dirty.contains(page)));
+        assert!(writable(&self.vm, 0, COUNT).is_empty(), "what is writable is marked, what was marked protected");
+        self.written.clear();
+    }
+
+    fn check_groups(&self) {
+        let is_page = |number: &u64| mapping(&self.vm, page(*number)).is_some_and(|leaf| leaf.1 == Level::PAGE);
+        let pages = (0..COUNT).filter(is_page).count() as u64;
+        assert_eq!(pages, self.vm.statistics().leaves[0], "every member counts");
+        for group in 0..COUNT / 16 {
+            let members =
+                (16 * group..16 * (group + 1)).filter(|number| is_page(number) && is_grouped(&self.vm, *number));
+            assert!([0, 16].contains(&members.count()), "a group is whole");
+        }
+    }
+}
+
+/// Whether an operation on `pages` may make of page `number` what it is of what it was.
+fn may_become(operation: Operation, was_logged: bool, pages: &Range<u64>, number: u64, was: Said, is: Said) -> bool {
+    let same_memory = was.is_none_or(|was| is.is_some_and(|is| was.0 == is.0));
+    match operation {
+        Unmap if pages.contains(&number) => is.is_none(),
+        Protect if pages.contains(&number) => is == was.map(|(hpa, _)| (hpa, false)),
+        // A fault may collapse its table, which takes permissions that not all pages have; not under a log.
+        Read | Write if was.is_some() && was_logged && number != pages.start => is == was,
+        Read | Write | Collapse => same_memory,
+        Log if !was_logged => is == was.map(|(hpa, _)| (hpa, false)),
+        Harvest => same_memory && was.is_some() == is.is_some(),
+        Unmap | Protect | Log | Age => is == was,
+    }
+}
+
 #[test]
 fn random_operations_do_to_each_page_what_they_say() {
-    const COUNT: u64 = 1024;
-    for seed in 1..=8u64 {
-        let (vm, mut worker, mut vcpu) = with_slot(COUNT * PAGE);
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut random = move |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 16) % below
-        };
-        let (mut is_logged, mut written) = (false, std::collections::BTreeSet::new());
-        for _ in 0..300 {
-            let before = list(&vm, COUNT);
-            let first = random(COUNT);
-            let count = (random(60) + 1).min(COUNT - first);
-            let covers = |number: u64| (first..first + count).contains(&number);
-            worker.top_up(8).unwrap();
-            vcpu.top_up(8).unwrap();
-            let whole = match random(2) {
-                0 => Level::PAGE,
-                _ => ONE,
-            };
-            vm.host()
-                .translate_with(move |_, request| Translation::Run(slat::host::Run { largest: whole, ..run(request) }));
-            let (operation, was_logged) = (random(9), is_logged);
-            // What a page may be after it, from what it was.
-            let check = |number: u64, was: Option<(Hpa, bool)>, is: Option<(Hpa, bool)>| match operation {
-                0 => is.is_none() == (covers(number) || was.is_none()) && (is.is_none() || is == was),
-                1 if covers(number) => is == was.map(|(hpa, _)| (hpa, false)),
-                2 | 3 if was.is_some() && was_logged && number != first => is == was,
-                // A fault may collapse its table, which takes permissions that not all pages have.
-                2 | 3 => was.is_none_or(|was| is.is_some_and(|is| was.0 == is.0)),
-                4 => was.is_none_or(|was| is.is_some_and(|is| is.0 == was.0 && !is.1)),
-                5 => was.map(|was| was.0) == is.map(|is| is.0),
-                6 => was.is_none_or(|was| is.is_some_and(|is| was.0 == is.0)),
-                _ => is == was,
-            };
-            match operation {
-                0 => assert!(worker.unmap(range(page(first), count * PAGE), ALL).unwrap().is_done()),
-                1 => assert!(worker.write_protect(range(page(first), count * PAGE), ALL).unwrap().is_done()),
-                2 | 3 => {
-                    let access = if operation == 2 { READ } else { WRITE };
-                    let outcome = vcpu.fault(gpa(page(first)), access);
-                    assert!(!matches!(outcome, Outcome::Retry), "nobody else is at work");
-                    let (_, level, is_writable) = mapping(&vm, page(first)).expect("it is mapped now");
-                    let is_collapsed = level == ONE && outcome == PAGE_RELAXED;
-                    assert!(is_writable || is_collapsed || access == READ);
-                    if access == WRITE && is_logged {
-                        written.insert(first);
-                    }
-                }
-                4 => {
-                    is_logged = !is_logged;
-                    let flags = if is_logged { LOGGED } else { PLAIN };
-                    set_flags(&mut worker, flags);
-                    written.clear();
-                }
-                5 if is_logged => {
-                    let (dirty, harvest) = harvest(&mut worker, Pages { first: 0, count: COUNT });
-                    assert!(harvest.complete && written.iter().all(|page| dirty.contains(page)));
-                    let now = list(&vm, COUNT);
-                    assert!(dirty.iter().all(|page| now[*page as usize].is_none_or(|(_, writable)| !writable)));
-                    written.clear();
-                }
-                6 => {
-                    let _ = worker.collapse(range(BASE, COUNT * PAGE), Collapse::InPlace, ALL).unwrap();
-                    worker.reclaim(ALL);
-                }
-                7 => _ = worker.age(range(page(first), count * PAGE), ALL).unwrap(),
-                _ => {}
-            }
-            let after = list(&vm, COUNT);
-            for number in 0..COUNT {
-                let (was, is) = (before[number as usize], after[number as usize]);
-                let log_off = operation == 4 && !is_logged;
-                assert!(log_off || check(number, was, is), "{operation} at {first}+{count}: {number}: {was:?} {is:?}");
-                assert!(is.is_none_or(|(hpa, _)| hpa == Hpa::new(FRAMES + number * PAGE)), "its own memory");
-                let logged = !is_logged || written.contains(&number) || operation != 5;
-                assert!(logged || is.is_none_or(|(_, writable)| !writable), "{number} is writable and not marked");
-            }
-            for group in 0..COUNT / 16 {
-                let grouped = (16 * group..16 * (group + 1)).filter(|number| {
-                    let (level, raw, _) = entry(&vm, page(*number));
-                    level == Level::PAGE && vm.format().is_grouped(raw, level)
-                });
-                assert!([0, 16].contains(&grouped.count()), "a group is whole");
-            }
-            let counted = (0..COUNT).filter(|number| mapping(&vm, page(*number)).is_some_and(|leaf| leaf.1 != ONE));
-            assert_eq!(counted.count() as u64, vm.statistics().leaves[0]);
-        }
-        assert!(vm.statistics().groups + vm.statistics().splits > 0);
+    for seed in 1..=8 {
+        let mut play = Play::new(seed);
+        (0..300).for_each(|_| play.step());
+        let statistics = play.vm.statistics();
+        assert!(statistics.groups > 0 && statistics.dissolutions > 0, "{statistics:?}");
     }
 }

@@ -53,6 +53,37 @@ engine_with! {
     sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), 4..5;
 }
 
+/// arm64 with contiguous groups: the tests that count neither faults nor answers of the host, and one of their own.
+#[path = "."]
+#[allow(dead_code)]
+mod arm64_4k_contiguous {
+    mod common;
+    mod dice;
+    mod dirty_log;
+    mod discard;
+    mod groups;
+    mod slots;
+    mod split;
+    mod stage;
+    mod stress;
+    mod teardown;
+
+    mod subject {
+        use slat_machine::walk::{Walker, arm64};
+
+        pub(crate) type Format = slat::format::Arm64Contiguous;
+        pub(crate) const SEEDS: std::ops::Range<u64> = 0..2;
+
+        pub(crate) fn format() -> Format {
+            Format::new(40).unwrap()
+        }
+
+        pub(crate) fn walker() -> Box<dyn Walker> {
+            Box::new(arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()))
+        }
+    }
+}
+
 /// The walker under the format's own value of VTCR_EL2.
 fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
     format: Result<slat::format::Stage2<GRANULE, LPA2, FWB>, slat::format::Arm64Error>,
