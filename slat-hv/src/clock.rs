@@ -1,6 +1,7 @@
 //! Times by the machine's counter, and instructions by the CPU's.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cpu::{self, read_register, write_register};
 
@@ -35,8 +36,19 @@ const INSTRUCTIONS: u64 = 0x08;
 /// Counts at EL2, not at EL1 and EL0.
 const EL2_ONLY: u64 = 1 << 27 | 1 << 31 | 1 << 30;
 
-/// Counts instructions that this CPU executes in EL2, from now on.
-pub(crate) fn count_instructions() {
+/// Whether instructions are to be counted. Only some emulators' ways of running count them, and others pay for it.
+static COUNTING: AtomicBool = AtomicBool::new(false);
+
+/// From now on CPUs count when they are asked to.
+pub(crate) fn allow_counting() {
+    COUNTING.store(true, Ordering::Relaxed);
+}
+
+/// Counts instructions that this CPU executes in EL2, from now on, if that was allowed.
+pub(crate) fn start_counting() {
+    if !COUNTING.load(Ordering::Relaxed) {
+        return;
+    }
     write_register!("pmevtyper0_el0", INSTRUCTIONS | EL2_ONLY);
     write_register!("pmevcntr0_el0", 0);
     write_register!("pmcntenset_el0", 1);
@@ -46,5 +58,5 @@ pub(crate) fn count_instructions() {
 /// Instructions so far; 0 where nothing is counted. The counter may have 32 bits: differences are to be taken as such.
 #[inline(always)]
 pub(crate) fn instructions() -> u32 {
-    read_register!("pmevcntr0_el0") as u32
+    if COUNTING.load(Ordering::Relaxed) { read_register!("pmevcntr0_el0") as u32 } else { 0 }
 }

@@ -2,6 +2,8 @@
 
 use core::arch::asm;
 
+use crate::memory::FORCES_WRITE_BACK;
+
 /// Most CPUs that the hypervisor runs on.
 pub(crate) const CPUS: usize = 16;
 
@@ -76,11 +78,13 @@ const HCR_FMO_IMO_AMO: u64 = 0b111 << 3;
 const HCR_TSC: u64 = 1 << 19;
 const HCR_RW: u64 = 1 << 31;
 const HCR_APK_API: u64 = 0b11 << 40;
+const HCR_FWB: u64 = 1 << 46;
 
 /// Sets up what a guest runs under: stage 2 on, nothing trapped but calls to firmware.
 pub(crate) fn prepare_for(kind: Kind) {
     let interrupts = if kind == Kind::Payload { HCR_FMO_IMO_AMO } else { 0 };
-    write_register!("hcr_el2", HCR_VM | HCR_SWIO | HCR_TSC | HCR_RW | HCR_APK_API | interrupts);
+    let cacheable = if FORCES_WRITE_BACK { HCR_FWB } else { 0 };
+    write_register!("hcr_el2", HCR_VM | HCR_SWIO | HCR_TSC | HCR_RW | HCR_APK_API | interrupts | cacheable);
     write_register!("cptr_el2", 0x32ff); // RES1 bits: nothing of floating point or vectors is trapped
     write_register!("hstr_el2", 0);
     write_register!("cnthctl_el2", 0b11); // the guest reads the physical counter and timer

@@ -10,11 +10,11 @@ use slat::vm::{Budget, LogMode, Pages, Worker};
 use crate::arguments::Arguments;
 use crate::clock::{self, Ticks};
 use crate::console::say;
+use crate::counts::Counts;
 use crate::machine::Machine;
 use crate::memory::{GuestVm, Plant, Unit};
 use crate::payload::{Program, Task};
 use crate::stage::{DATA, DATA_GPA, PAGE, Settings, Stage, ensure};
-use crate::vcpu::Counts;
 use crate::{cpu, interrupts, team};
 
 /// What is run.
@@ -49,7 +49,10 @@ pub(crate) fn run(machine: &Machine, arguments: Arguments) -> bool {
     let (bytes, iterations) = (arguments.value("mebibytes", 64u64) << 20, arguments.value("iterations", 2));
     interrupts::start_cpu();
     cpu::prepare_for(cpu::Kind::Payload);
-    clock::count_instructions();
+    if arguments.value("count", false) {
+        clock::allow_counting();
+        clock::start_counting();
+    }
     team::assemble(vcpus);
     let result = Plan { vcpus, bytes, iterations, unit }.run();
     if let Err(why) = &result {

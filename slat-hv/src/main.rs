@@ -16,6 +16,7 @@ mod boot;
 mod clock;
 #[allow(unsafe_code)]
 mod console;
+mod counts;
 #[allow(unsafe_code)]
 mod cpu;
 mod dirty_log;
@@ -63,7 +64,10 @@ extern "C" fn boot_main(_cpu: usize) -> ! {
         Err(_) => firmware::power_off(2),
     };
     console::set_base(machine.console as usize);
-    assert!(slat_arch::aarch64::instructions::features().atomics, "the CPU has no atomic instructions");
+    if !slat_arch::aarch64::instructions::features().atomics {
+        console::print_unlocked(format_args!("slat-hv: the CPU has no atomic instructions (FEAT_LSE)"));
+        firmware::power_off(3);
+    }
     frames::take_over(machine.memory.clone(), machine.memory.start + LOADED);
     assert!(machine.image_end <= machine.memory.start + LOADED);
     interrupts::start(machine.distributor, machine.redistributors);

@@ -23,6 +23,9 @@ const TABLE: u64 = 0x2000;
 /// says how far it is.
 const WORDS: u64 = 0x3000;
 
+/// Bytes of the control slot that are used.
+const USED: usize = 0x4000;
+
 /// What a word holds that no program writes: what is left in memory that was taken away.
 pub(crate) const SCRUBBED: u64 = 0xdead_dead_dead_dead;
 
@@ -161,9 +164,9 @@ impl Program {
 /// Puts programs, tables and an empty control page into the control slot's memory.
 pub(crate) fn install(backed: &Backed) {
     let len = &raw const payload_end as usize - &raw const payload_start as usize;
-    // SAFETY: no guest runs yet; the control slot's memory is one block of 2 MiB, and the programs are in the image.
+    // SAFETY: no guest runs yet; the control slot's memory is one block, and the programs are in the image.
     unsafe {
-        backed.pointer::<[u8; Unit::BLOCK.bytes() as usize]>(CONTROL, 0).write_bytes(0, 1);
+        backed.pointer::<[u8; USED]>(CONTROL, 0).write_bytes(0, 1);
         core::ptr::copy_nonoverlapping(&raw const payload_start, backed.pointer(CONTROL, 0), len);
         backed.pointer::<[u64; 512]>(CONTROL, TABLE).write(identity());
     }

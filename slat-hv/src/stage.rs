@@ -9,10 +9,11 @@ use slat::addr::{Gpa, GpaRange};
 use slat::host::{Access, SlotId};
 use slat::vm::{Budget, LogMode, NewSlot, SlotFlags, Teardown, Worker};
 
+use crate::counts::{Counts, Live};
 use crate::lock::Lock;
 use crate::memory::{self, Backed, GuestVm, Memory, Place, Plant, Unit};
 use crate::payload::{self, CONTROL, CONTROL_BYTES, CONTROL_GPA, End, Program, Task};
-use crate::vcpu::{Counts, Exit, Guest};
+use crate::vcpu::{Exit, Guest};
 use crate::{clock, cpu, team};
 
 /// How a test is run.
@@ -38,7 +39,9 @@ pub(crate) const DATA: SlotId = SlotId(0);
 /// Where it begins.
 pub(crate) const DATA_GPA: u64 = 0x8000_0000;
 /// Bytes of a page.
-pub(crate) const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = Unit::PAGE.bytes();
+/// Bytes of a block.
+pub(crate) const BLOCK: u64 = Unit::BLOCK.bytes();
 /// A budget that stops in between, so that going on is tested, too.
 pub(crate) const STEP: Budget = Budget::entries(1000);
 
@@ -98,7 +101,7 @@ impl Stage {
         0..self.bytes / PAGE
     }
 
-    /// What a page holds now. Atomic, since guests may write to it.
+    /// What the beginning of a page holds now, which is all that programs write to. Atomic, since guests may write to it.
     pub(crate) fn words(&self, page: u64) -> &[core::sync::atomic::AtomicU64; 512] {
         payload::words(&self.memory().backed, DATA, page * PAGE)
     }
@@ -175,6 +178,7 @@ impl Stage {
         let work = |number: usize| {
             memory::load(&self.vm, self.hardware_accessed);
             let result = one_vcpu(&self.vm, number, task(number), on_unmapped);
+            memory::unload();
             if result.is_err() {
                 payload::stop(&self.memory().backed, true);
             }
@@ -192,6 +196,7 @@ impl Stage {
     pub(crate) fn finish(self) -> Result<(), String> {
         let mut worker = self.worker();
         while worker.teardown(STEP) == Teardown::More {}
+        memory::unload();
         drop(worker);
         let left = self.vm.statistics();
         ensure!(
@@ -219,9 +224,10 @@ pub(crate) const RELAXED: core::sync::atomic::Ordering = core::sync::atomic::Ord
 
 /// Runs a program to its end.
 fn one_vcpu(vm: &GuestVm, number: usize, task: Task, on_unmapped: OnUnmapped<'_>) -> Result<Counts, String> {
+    Live::of_this_cpu().reset();
     let mut guest = Guest::new(vm, number);
     payload::begin(&mut guest, task);
-    clock::count_instructions();
+    clock::start_counting();
     let mut instructions = 0;
     loop {
         let before = clock::instructions();

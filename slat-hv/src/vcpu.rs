@@ -1,16 +1,13 @@
 //! A vCPU: runs its guest, and has slat serve its faults.
 
-use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use slat::addr::{Gpa, Level};
 use slat::host::{Access, VcpuId};
-use slat::sync::Padded;
 use slat::vm::{Outcome, Vcpu};
 use slat_arch::aarch64::abort::{self, Abort};
 use slat_arch::aarch64::instructions;
 
-use crate::cpu::{self, CPUS, read_register};
+use crate::counts::{Counts, Kind, Live};
+use crate::cpu::{self, read_register};
 use crate::memory::GuestVm;
 use crate::vectors::{Reason, Registers, run_guest};
 
@@ -40,125 +37,6 @@ pub(crate) enum Failure {
     SystemError,
 }
 
-/// What a vCPU's faults came to.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Counts {
-    /// Pages, blocks and larger ones mapped.
-    pub(crate) mapped: [u64; Level::COUNT],
-    /// Leaves that became writable.
-    pub(crate) relaxed: [u64; Level::COUNT],
-    /// Leaves that became accessed.
-    pub(crate) accessed: u64,
-    /// Faults with nothing to do.
-    pub(crate) spurious: u64,
-    /// Faults that met somebody else's work.
-    pub(crate) retried: u64,
-    /// Times that tables were got.
-    pub(crate) refilled: u64,
-    /// Instructions that its CPU executed in EL2 while it ran, where they were counted.
-    pub(crate) instructions: u64,
-    /// Ticks that the longest fault took, and what it was.
-    pub(crate) worst: (u64, &'static str),
-}
-
-/// The counters of one CPU's vCPU: one writer, read by anybody.
-struct Live {
-    mapped: [AtomicU64; Level::COUNT],
-    relaxed: [AtomicU64; Level::COUNT],
-    accessed: AtomicU64,
-    spurious: AtomicU64,
-    retried: AtomicU64,
-    refilled: AtomicU64,
-    worst: AtomicU64,
-    worst_kind: AtomicU64,
-}
-
-static LIVE: [Padded<Live>; CPUS] = [const { Padded(Live::new()) }; CPUS];
-
-/// What a fault came to, as `Live::worst_kind` has it.
-const KINDS: [&str; 8] =
-    ["none", "made writable", "mapped", "spurious", "accessed", "retried", "getting tables", "refused"];
-
-/// One more. The caller is the only writer.
-#[inline(always)]
-fn bump(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
-
-impl Live {
-    const fn new() -> Self {
-        Self {
-            mapped: [const { AtomicU64::new(0) }; Level::COUNT],
-            relaxed: [const { AtomicU64::new(0) }; Level::COUNT],
-            accessed: AtomicU64::new(0),
-            spurious: AtomicU64::new(0),
-            retried: AtomicU64::new(0),
-            refilled: AtomicU64::new(0),
-            worst: AtomicU64::new(0),
-            worst_kind: AtomicU64::new(0),
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
-        let others = [&self.accessed, &self.spurious, &self.retried, &self.refilled, &self.worst, &self.worst_kind];
-        self.mapped.iter().chain(&self.relaxed).chain(others)
-    }
-
-    fn counts(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            mapped: self.mapped.each_ref().map(read),
-            relaxed: self.relaxed.each_ref().map(read),
-            accessed: read(&self.accessed),
-            spurious: read(&self.spurious),
-            retried: read(&self.retried),
-            refilled: read(&self.refilled),
-            instructions: 0,
-            worst: (read(&self.worst), KINDS[read(&self.worst_kind) as usize]),
-        }
-    }
-}
-
-/// The faults of the vCPU that CPU `cpu` runs, so far.
-pub(crate) fn counts_of(cpu: usize) -> Counts {
-    LIVE[cpu].counts()
-}
-
-impl Counts {
-    /// All faults.
-    pub(crate) fn faults(&self) -> u64 {
-        let sizes = self.mapped.iter().chain(&self.relaxed).sum::<u64>();
-        sizes + self.accessed + self.spurious + self.retried
-    }
-
-    /// Adds another vCPU's.
-    pub(crate) fn add(&mut self, other: &Self) {
-        for level in 0..Level::COUNT {
-            self.mapped[level] += other.mapped[level];
-            self.relaxed[level] += other.relaxed[level];
-        }
-        self.accessed += other.accessed;
-        self.spurious += other.spurious;
-        self.retried += other.retried;
-        self.refilled += other.refilled;
-        self.instructions += other.instructions;
-        self.worst = self.worst.max(other.worst);
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [pages, blocks, gigabytes, ..] = self.mapped;
-        let [relaxed, relaxed_blocks, ..] = self.relaxed;
-        write!(
-            f,
-            "mapped 4K {pages}, 2M {blocks}, 1G {gigabytes}; made writable 4K {relaxed}, 2M {relaxed_blocks}; \
-             accessed {}, spurious {}, retried {}",
-            self.accessed, self.spurious, self.retried
-        )
-    }
-}
-
 /// One vCPU, on the CPU that runs it.
 pub(crate) struct Guest<'v> {
     vcpu: Vcpu<&'v GuestVm>,
@@ -175,9 +53,7 @@ impl<'v> Guest<'v> {
         let mut vcpu = Vcpu::new(vm, VcpuId(number as u32)).unwrap_or_else(|error| panic!("vCPU {number}: {error}"));
         let tables = vcpu.tables_per_fault();
         vcpu.top_up(tables).unwrap_or_else(|error| panic!("vCPU {number}: {error}"));
-        let live = &LIVE[cpu::number()].0;
-        live.all().for_each(|counter| counter.store(0, Ordering::Relaxed));
-        Self { vcpu, registers: Registers::default(), live, timed: false }
+        Self { vcpu, registers: Registers::default(), live: Live::of_this_cpu(), timed: false }
     }
 
     /// The same, with its faults timed.
@@ -223,39 +99,32 @@ impl<'v> Guest<'v> {
         let outcome = self.vcpu.fault(gpa, abort.access);
         let (exit, kind) = self.settle(gpa, abort.access, outcome);
         if self.timed {
-            self.note(cpu::ticks().wrapping_sub(begun), kind);
+            self.live.note(cpu::ticks().wrapping_sub(begun), kind);
         }
         exit
     }
 
-    /// A fault of this kind took so many ticks.
-    #[cold]
-    fn note(&mut self, took: u64, kind: u64) {
-        if took > self.live.worst.load(Ordering::Relaxed) {
-            self.live.worst.store(took, Ordering::Relaxed);
-            self.live.worst_kind.store(kind, Ordering::Relaxed);
-        }
-    }
-
     /// Acts on slat's answer, and says what kind of answer it was.
     #[inline(always)]
-    fn settle(&mut self, gpa: Gpa, access: Access, outcome: Outcome) -> (Option<Exit>, u64) {
+    fn settle(&mut self, gpa: Gpa, access: Access, outcome: Outcome) -> (Option<Exit>, Kind) {
         let live = self.live;
-        let (counter, kind) = match outcome {
-            Outcome::Relaxed { level } => (&live.relaxed[level.index()], 1),
-            Outcome::Mapped { level, .. } => (&live.mapped[level.index()], 2),
-            Outcome::Spurious => (&live.spurious, 3),
-            Outcome::Accessed { .. } => (&live.accessed, 4),
-            Outcome::Retry => (&live.retried, 5),
-            Outcome::NeedTables(tables) => {
-                bump(&live.refilled);
-                return (self.refill(tables.into()), 6);
-            }
-            Outcome::NoSlot => return (Some(Exit::Unmapped(gpa, access)), 7),
-            refused => return (Some(Exit::Failed(Failure::Refused(gpa, access, refused))), 7),
+        let goes_on = |kind, level| {
+            live.count(kind, level);
+            (None, kind)
         };
-        bump(counter);
-        (None, kind)
+        match outcome {
+            Outcome::Relaxed { level } => goes_on(Kind::Relaxed, level),
+            Outcome::Mapped { level, .. } => goes_on(Kind::Mapped, level),
+            Outcome::Accessed { level } => goes_on(Kind::Accessed, level),
+            Outcome::Spurious => goes_on(Kind::Spurious, Level::PAGE),
+            Outcome::Retry => goes_on(Kind::Retried, Level::PAGE),
+            Outcome::NeedTables(tables) => {
+                live.count(Kind::Refilled, Level::PAGE);
+                (self.refill(tables.into()), Kind::Refilled)
+            }
+            Outcome::NoSlot => (Some(Exit::Unmapped(gpa, access)), Kind::Refused),
+            refused => (Some(Exit::Failed(Failure::Refused(gpa, access, refused))), Kind::Refused),
+        }
     }
 
     /// Its faults so far.

@@ -15,8 +15,11 @@ const CALLER: &str = "int slat_no_std_run(void);\nint main(void) { return slat_n
 
 /// Builds the library, looks at its undefined symbols, links it into a program without Rust's `std`, and runs that.
 pub(crate) fn check() -> anyhow::Result<()> {
-    run(&mut cargo(&["build", "--quiet", "--release", "--locked", "--manifest-path", "proofs/no-std/Cargo.toml"]))?;
-    let built = root().join("proofs/no-std/target/release");
+    let target = root().join("proofs/no-std/target");
+    let mut build =
+        cargo(&["build", "--quiet", "--release", "--locked", "--manifest-path", "proofs/no-std/Cargo.toml"]);
+    run(build.arg("--target-dir").arg(&target))?;
+    let built = target.join("release");
     let library = built.join("libslat_no_std.a");
     let foreign = foreign_symbols(&std::fs::read(&library).with_context(|| format!("{}", library.display()))?)?;
     ensure!(foreign.is_empty(), "the engine needs symbols from outside: {foreign:?}");

@@ -1,8 +1,11 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
-use slat::format::{Arm64, Arm64Error, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Format, Stage2, Sv39x4, Sv48x4, Sv57x4};
-use slat_machine::walk::riscv::{GStage, Mode};
-use slat_machine::walk::{Walker, arm64, ept};
+use slat::format::{
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd, Format,
+    Geometry, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
+};
+use slat_machine::walk::riscv::{GStage, Hart, Mode};
+use slat_machine::walk::{Walker, arm64, ept, npt};
 
 use crate::failure::{Failure, engine};
 
@@ -33,12 +36,21 @@ macro_rules! formats {
 
 formats! {
     Arm64: Arm64::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
+    Arm64Hd: Arm64Hd::new(ARM64_BITS), under(Arm64Hd::new(ARM64_BITS));
     Arm64Fwb: Arm64Fwb::new(ARM64_BITS), under(Arm64Fwb::new(ARM64_BITS)).map(arm64::Stage2::with_forced_write_back);
     Arm64Lpa2: Arm64Lpa2::new(WIDE_BITS), under(Arm64Lpa2::new(WIDE_BITS));
+    Arm64_16k: Arm64_16k::new(ARM64_BITS), under(Arm64_16k::new(ARM64_BITS));
+    Arm64_16kLpa2: Arm64_16kLpa2::new(WIDE_BITS), under(Arm64_16kLpa2::new(WIDE_BITS));
+    Arm64_64k: Arm64_64k::new(WIDE_BITS), under(Arm64_64k::new(WIDE_BITS));
     Ept: only(Ept::new()), only(ept::Ept::new());
+    EptAd: only(EptAd::new()), only(ept::Ept::of(ept::Processor::default(), true));
     Ept5: only(Ept5::new()), only(ept::Ept::new().with_five_levels());
+    Npt: only(Npt::new()), only(npt::Npt::new());
+    NptAd: only(NptAd::new()), only(npt::Npt::new());
+    Npt5: only(Npt5::new()), only(npt::Npt::new().with_five_levels());
     Sv39x4: only(Sv39x4::new()), only(GStage::new(Mode::Sv39x4));
     Sv48x4: only(Sv48x4::new()), only(GStage::new(Mode::Sv48x4));
+    Sv48x4Adu: only(Sv48x4Adu::new()), only(svadu(Mode::Sv48x4));
     Sv57x4: only(Sv57x4::new()), only(GStage::new(Mode::Sv57x4));
 }
 
@@ -49,11 +61,16 @@ const ARM64_BITS: u32 = 48;
 const WIDE_BITS: u32 = 52;
 
 /// The walker under the format's own value of VTCR_EL2, on a CPU with all sizes of address.
-fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
-    format: Result<Stage2<GRANULE, LPA2, FWB>, Arm64Error>,
+fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Result<Stage2<GRANULE, LPA2, FWB, HD>, Arm64Error>,
 ) -> Result<arm64::Stage2, Failure> {
     let vtcr = format.map_err(engine)?.vtcr(6, false, false);
     arm64::Vtcr::decode(vtcr).map(arm64::Stage2::new).map_err(engine)
+}
+
+/// The walker of a hart that sets accessed and dirty flags.
+fn svadu(mode: Mode) -> GStage {
+    GStage::of(mode, Hart { updates_flags: true, ..Hart::default() })
 }
 
 /// What there is only one of.
@@ -66,17 +83,22 @@ pub(crate) fn named(name: &str) -> Result<&'static str, Failure> {
     NAMES.iter().copied().find(|known| *known == name).ok_or_else(|| unknown(name))
 }
 
-/// Guest physical address bits of the format of this name.
-pub(crate) fn address_bits(name: &str) -> Result<u32, Failure> {
-    struct AddressBits;
-    impl WithFormat for AddressBits {
-        type Output = u32;
+/// Sizes and levels of the format of this name.
+pub(crate) fn geometry(name: &str) -> Result<Geometry, Failure> {
+    struct Shape;
+    impl WithFormat for Shape {
+        type Output = Geometry;
 
-        fn with<F: Format>(self, format: F, _: Box<dyn Walker>) -> Result<u32, Failure> {
-            Ok(format.geometry().address_bits())
+        fn with<F: Format>(self, format: F, _: Box<dyn Walker>) -> Result<Geometry, Failure> {
+            Ok(format.geometry())
         }
     }
-    with(name, AddressBits)
+    with(name, Shape)
+}
+
+/// Guest physical address bits of the format of this name.
+pub(crate) fn address_bits(name: &str) -> Result<u32, Failure> {
+    geometry(name).map(|geometry| geometry.address_bits())
 }
 
 fn unknown(name: &str) -> Failure {

@@ -1,6 +1,6 @@
 //! The far side of a live migration: memory that pages are copied to, and compared with in the end.
 
-use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, PAGE_WORDS, Source};
+use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, Source};
 
 /// The memory that a guest's pages are copied to. Pages are numbered by their place in guest memory.
 #[derive(Debug)]
@@ -27,7 +27,12 @@ pub struct Difference {
 impl Destination {
     /// Zeroed memory of `bytes` bytes, a positive multiple of 4 KiB.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
-        Ok(Self { memory: GuestMemory::new(bytes, Source::Anonymous)? })
+        Self::with_page_size(bytes, PAGE_SIZE)
+    }
+
+    /// The same in pages of `page_size` bytes, as the memory that is copied has.
+    pub fn with_page_size(bytes: u64, page_size: u64) -> Result<Self, MemoryError> {
+        Ok(Self { memory: GuestMemory::with_page_size(bytes, Source::Anonymous, page_size)? })
     }
 
     /// Copies every page, the first round of a migration; how many there are.
@@ -53,11 +58,11 @@ impl Destination {
 
     /// The first word that differs. With the guest stopped and the last dirty pages copied there must be none.
     pub fn first_difference(&self, from: &GuestMemory) -> Option<Difference> {
-        let (mut source, mut destination) = ([0; PAGE_WORDS], [0; PAGE_WORDS]);
+        let (mut source, mut destination) = (self.memory.page_of(0), self.memory.page_of(0));
         (0..from.pages()).find_map(|page| {
             from.read_page(page, &mut source);
             self.memory.read_page(page, &mut destination);
-            let index = (0..PAGE_WORDS).find(|&index| source[index] != destination[index])?;
+            let index = (0..source.len()).find(|&index| source[index] != destination[index])?;
             Some(Difference {
                 page,
                 offset: index as u64 * 8,
@@ -69,11 +74,11 @@ impl Destination {
 
     /// Bytes of memory.
     pub fn bytes(&self) -> u64 {
-        self.memory.pages() * PAGE_SIZE
+        self.memory.len()
     }
 
     fn copy_page(&self, from: &GuestMemory, page: u64) {
-        let mut words = [0; PAGE_WORDS];
+        let mut words = self.memory.page_of(0);
         from.read_page(page, &mut words);
         self.memory.write_page(page, &words);
     }

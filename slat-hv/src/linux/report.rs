@@ -3,7 +3,7 @@
 use super::Linux;
 use crate::clock::Ticks;
 use crate::console::say;
-use crate::vcpu::{Counts, counts_of};
+use crate::counts::{Counts, counts_of};
 
 /// Prints what its memory went through.
 pub(super) fn print(linux: &Linux) {

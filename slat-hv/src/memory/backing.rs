@@ -9,6 +9,7 @@ use slat::host::{Backing, Exposed, MemoryType, Permissions, Request, Run, SlotId
 use slat_arch::aarch64::cache::{self, Maintenance};
 use slat_arch::aarch64::instructions;
 
+use super::format::{FORCES_WRITE_BACK, PAGE_SHIFT};
 use super::{Memory, pointer};
 use crate::frames::{self, FRAME};
 use crate::lock::Lock;
@@ -18,17 +19,17 @@ use crate::lock::Lock;
 pub(crate) struct Unit(pub(crate) Level);
 
 impl Unit {
-    /// 4 KiB.
+    /// A page: 4 KiB, unless built for another granule.
     pub(crate) const PAGE: Self = Self(Level::PAGE);
-    /// 2 MiB.
+    /// A block: 2 MiB.
     pub(crate) const BLOCK: Self = Self(Level::new(1));
-    /// 1 GiB.
+    /// A block of blocks: 1 GiB, where there is one.
     pub(crate) const GIGABYTE: Self = Self(Level::new(2));
 
     /// Bytes, as a power of two.
     #[inline(always)]
     pub(crate) const fn shift(self) -> u32 {
-        12 + 9 * self.0.get() as u32
+        PAGE_SHIFT + (PAGE_SHIFT - 3) * self.0.get() as u32
     }
 
     /// Bytes.
@@ -68,11 +69,13 @@ impl Left {
 impl Place {
     /// `bytes` of memory in units, taken from the machine. `None` if there is not enough.
     pub(crate) fn movable(unit: Unit, bytes: u64) -> Option<Self> {
-        let mut place = Vec::new();
-        for _ in 0..bytes.div_ceil(unit.bytes()) {
-            place.push(AtomicU64::new(frames::allocate(unit.bytes() / FRAME)?));
-        }
-        Some(Self::Movable { unit, units: place, left: Box::new(Lock::new(Left::default())) })
+        let wanted = bytes.div_ceil(unit.bytes()) as usize;
+        let frames = (0..wanted).map_while(|_| frames::allocate(unit.bytes() / FRAME));
+        let units: Vec<AtomicU64> = frames.map(AtomicU64::new).collect();
+        let is_whole = units.len() == wanted;
+        // What was got of one that is not whole goes back with it.
+        let place = Self::Movable { unit, units, left: Box::new(Lock::new(Left::default())) };
+        is_whole.then_some(place)
     }
 }
 
@@ -152,7 +155,7 @@ impl Backing for Memory {
         if memory.memory != MemoryType::Normal {
             return;
         }
-        let needed = Maintenance::needed(&self.features, false, memory.permissions.execute());
+        let needed = Maintenance::needed(&self.features, FORCES_WRITE_BACK, memory.permissions.execute());
         if needed.clean_data {
             cache::lines(memory.hpa.get(), memory.len, self.features.data_line)
                 // SAFETY: all memory is mapped at EL2.

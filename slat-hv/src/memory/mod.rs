@@ -1,25 +1,26 @@
 //! A guest's memory: the embedder that slat asks for.
 
 mod backing;
+mod format;
 mod tables;
 mod tlb;
 
 pub(crate) use backing::{Backed, FIRST, Place, Unit};
+pub(crate) use format::{FORCES_WRITE_BACK, GuestFormat, PAGE_SHIFT};
 pub(crate) use tables::drain;
 pub(crate) use tlb::{Features, Plant};
 
 use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::{AtomicU16, Ordering};
 
-use slat::format::{Arm64, Format};
+use slat::format::Format;
 use slat::vm::{Config, Vm};
 use slat_arch::aarch64::{control, instructions};
 
-/// A VM of this hypervisor.
-pub(crate) type GuestVm = Vm<Memory, Arm64>;
+use format::{ADDRESS_BITS, LAYOUT};
 
-/// Bits of guest physical addresses.
-const ADDRESS_BITS: u32 = 40;
+/// A VM of this hypervisor.
+pub(crate) type GuestVm = Vm<Memory, GuestFormat>;
 
 /// What the engine asks of its embedder, for one guest.
 pub(crate) struct Memory {
@@ -42,17 +43,31 @@ pub(crate) fn new_vm(backed: Backed, plant: Plant, vcpus: usize) -> GuestVm {
     let features = instructions::features();
     assert!(vmid != 0 && u32::from(vmid) >> features.vmid_bits == 0, "no VMID is left");
     let memory = Memory { backed, vmid, features, plant };
-    let format = Arm64::new(ADDRESS_BITS).unwrap_or_else(|error| panic!("{error}"));
+    let format = GuestFormat::new(ADDRESS_BITS).unwrap_or_else(|error| panic!("{error}"));
     let config = Config { vcpus: vcpus as u32, workers: 2, ..Config::default() };
     Vm::new(memory, format, config).unwrap_or_else(|error| panic!("a VM: {error}"))
+}
+
+/// Takes whatever VM this CPU has loaded away from it: its walker reaches nothing any more.
+pub(crate) fn unload() {
+    /// As many tables as a root of 40 bits has at most (16 of 16 KiB), all empty.
+    #[repr(C, align(0x40000))]
+    struct Empty([u64; 0x8000]);
+    static EMPTY: Empty = Empty([0; 0x8000]);
+    let format = GuestFormat::new(ADDRESS_BITS).unwrap_or_else(|error| panic!("{error}"));
+    let vtcr = control::vtcr(format.geometry(), LAYOUT.wide, &instructions::features(), false);
+    let root = slat::addr::Hpa::new(&raw const EMPTY.0 as u64);
+    // SAFETY: in EL2, between guests; the root is never freed, and no VM has VMID 0.
+    unsafe { instructions::load_stage2(vtcr.unwrap_or_else(|error| panic!("{error}")), control::vttbr(root, 0)) };
 }
 
 /// Loads the VM's stage 2 on this CPU. Whether hardware sets the accessed flag is the caller's choice.
 pub(crate) fn load(vm: &GuestVm, hardware_accessed: bool) {
     let memory = vm.host();
-    let vtcr = control::vtcr(vm.format().geometry(), memory.features, hardware_accessed)
+    let vtcr = control::vtcr(vm.format().geometry(), LAYOUT.wide, &memory.features, hardware_accessed)
         .unwrap_or_else(|error| panic!("{error}"));
     let root = vm.root().unwrap_or_else(|| panic!("the VM is gone"));
-    // SAFETY: in EL2, between guests; the root stays until teardown, which no guest outlives.
+    // SAFETY: in EL2, between guests; a CPU that runs guests unloads their VM before its teardown, and the one that tears
+    // down runs none.
     unsafe { instructions::load_stage2(vtcr, control::vttbr(root, memory.vmid)) };
 }

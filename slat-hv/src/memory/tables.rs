@@ -7,12 +7,17 @@ use slat::addr::Hpa;
 use slat::host::TableMemory;
 use slat::sync::Padded;
 
+use super::format::PAGE_SHIFT;
 use super::{Memory, pointer};
 use crate::cpu::{self, CPUS};
 use crate::frames::{self, FRAME};
 use crate::lock::Lock;
 
-/// Most frames that a CPU keeps.
+/// Words of a table, which is as large as a page.
+const WORDS: usize = 1 << (PAGE_SHIFT - 3);
+/// Frames of a table.
+const FRAMES: u64 = (1 << PAGE_SHIFT) / FRAME;
+/// Most tables that a CPU keeps.
 const KEPT: usize = 32;
 
 /// One CPU's frames; their contents are arbitrary. Its lock is taken by that CPU alone, but for `drain`.
@@ -27,7 +32,7 @@ impl Cache {
     fn take(&mut self) -> Option<u64> {
         if self.len == 0 {
             while self.len < KEPT / 2 {
-                let Some(frame) = frames::allocate(1) else { break };
+                let Some(frame) = frames::allocate(FRAMES) else { break };
                 self.frames[self.len] = frame;
                 self.len += 1;
             }
@@ -38,7 +43,7 @@ impl Cache {
 
     fn put(&mut self, frame: u64) {
         if self.len == KEPT {
-            return frames::free(frame, 1);
+            return frames::free(frame, FRAMES);
         }
         self.frames[self.len] = frame;
         self.len += 1;
@@ -50,7 +55,7 @@ pub(crate) fn drain() {
     for cache in &CACHES {
         let mut cache = cache.lock();
         let len = cache.len;
-        cache.frames[..len].iter().for_each(|&frame| frames::free(frame, 1));
+        cache.frames[..len].iter().for_each(|&frame| frames::free(frame, FRAMES));
         cache.len = 0;
     }
 }
@@ -64,23 +69,23 @@ unsafe impl TableMemory for Memory {
     fn allocate(&self, tables: usize) -> Option<Hpa> {
         let frame = match tables {
             1 => CACHES[cpu::number()].lock().take(),
-            many => frames::allocate(many as u64),
+            many => frames::allocate(many as u64 * FRAMES),
         }?;
         // SAFETY: the frames were just allocated.
-        unsafe { pointer::<[u64; 512]>(frame).write_bytes(0, tables) };
+        unsafe { pointer::<[u64; WORDS]>(frame).write_bytes(0, tables) };
         Some(Hpa::new(frame))
     }
 
     unsafe fn free(&self, table: Hpa, tables: usize) {
         match tables {
             1 => CACHES[cpu::number()].lock().put(table.get()),
-            many => frames::free(table.get(), many as u64),
+            many => frames::free(table.get(), many as u64 * FRAMES),
         }
     }
 
     #[inline(always)]
     unsafe fn words(&self, table: Hpa) -> &[AtomicU64] {
         // SAFETY: the caller names a table that is allocated, and is reached as atomics only.
-        unsafe { slice::from_raw_parts(pointer(table.get()), (FRAME / 8) as usize) }
+        unsafe { slice::from_raw_parts(pointer(table.get()), WORDS) }
     }
 }

@@ -10,6 +10,7 @@ use slat_arch::aarch64::tlbi::{self, Operation, Plan, Scope};
 pub(crate) use slat_arch::aarch64::features::Features;
 
 use super::Memory;
+use super::format::LAYOUT;
 use crate::cpu;
 
 /// A mistake made on purpose, to see that the suite sees it.
@@ -43,7 +44,7 @@ impl Memory {
     /// What a mistake makes of a flush.
     #[cold]
     fn flush_badly(&self, flush: Flush) {
-        let plan = Plan::new(flush, &self.features);
+        let plan = Plan::new(flush, LAYOUT, &self.features);
         // SAFETY: as in `flush`; too little is invalidated, which is what is to be seen.
         unsafe {
             match self.plant {
@@ -69,7 +70,7 @@ impl Tlb for Memory {
             return self.flush_badly(flush);
         }
         // SAFETY: in EL2, where HCR_EL2.{E2H, TGE} are clear; the features are the CPU's.
-        unsafe { instructions::invalidate(Plan::new(flush, &self.features), Scope::All) }
+        unsafe { instructions::invalidate(Plan::new(flush, LAYOUT, &self.features), Scope::All) }
     }
 
     /// The barrier behind the instructions has waited already.
@@ -78,7 +79,7 @@ impl Tlb for Memory {
     #[inline(always)]
     fn flush_local(&self, _vcpu: VcpuId, page: Gpa, level: Hint) {
         // SAFETY: as in `flush`; a vCPU faults on the CPU that runs it.
-        unsafe { instructions::invalidate_leaf_here(tlbi::leaf_operand(page, level, &self.features)) }
+        unsafe { instructions::invalidate_leaf_here(tlbi::leaf_operand(page, level, LAYOUT, &self.features)) }
     }
 
     #[inline(always)]

@@ -3,22 +3,18 @@
 use alloc::format;
 
 use slat::host::{Flush, Tlb};
-use slat_arch::aarch64::instructions;
 
 use super::Verdict;
+use crate::counts::Counts;
 use crate::memory::{self, Unit};
 use crate::payload::{Program, Task};
 use crate::stage::{PAGE, STEP, Settings, Stage, ensure};
-use crate::vcpu::Counts;
 
-const BYTES: u64 = 4 << 20;
+const BYTES: u64 = 1024 * PAGE;
 const PAGES: u64 = BYTES / PAGE;
 
 /// The CPU sets it: no fault is taken.
 pub(super) fn by_hardware(settings: Settings) -> Verdict {
-    if !instructions::features().sets_accessed {
-        return Ok(()); // nothing to see on this CPU; `by_fault` has it
-    }
     let stage = Stage::new(settings, Unit::PAGE, BYTES)?;
     let counts = touch_half(&stage)?;
     ensure!(counts.accessed == 0, "{} faults for the accessed flag", counts.accessed);

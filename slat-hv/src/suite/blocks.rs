@@ -9,9 +9,9 @@ use slat::vm::{Budget, Collapse, LogMode, Pages};
 use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::Program;
-use crate::stage::{DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
+use crate::stage::{BLOCK, DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
 
-const BYTES: u64 = 8 << 20;
+const BYTES: u64 = 4 * BLOCK;
 
 /// The log comes and goes: blocks are split by writes, and made again.
 pub(super) fn split_and_collapse(settings: Settings) -> Verdict {
@@ -51,9 +51,9 @@ pub(super) fn protect_parts(settings: Settings) -> Verdict {
     let mut worker = stage.worker();
     stage.churn(&|_, _, _| false, || {
         stage.wait_for_passes(1);
-        for block in 0..BYTES / Unit::BLOCK.bytes() {
+        for block in 0..BYTES / BLOCK {
             worker.top_up(4).map_err(|error| format!("tables: {error}"))?;
-            let start = Gpa::new(DATA_GPA + block * Unit::BLOCK.bytes() + 5 * PAGE);
+            let start = Gpa::new(DATA_GPA + block * BLOCK + 5 * PAGE);
             let part = GpaRange::with_len(start, 7 * PAGE).unwrap_or_default();
             let progress = worker.write_protect(part, Budget::UNLIMITED).map_err(|error| format!("{error}"))?;
             ensure!(progress.is_done() && !progress.widened, "protecting seven pages: {progress:?}");

@@ -10,9 +10,9 @@ use slat::vm::{Budget, LogMode, Pages, Worker};
 use super::Verdict;
 use crate::memory::{GuestVm, Unit};
 use crate::payload::{Program, Task};
-use crate::stage::{DATA, PAGE, RELAXED, Settings, Stage, ensure};
+use crate::stage::{BLOCK, DATA, PAGE, RELAXED, Settings, Stage, ensure};
 
-const BYTES: u64 = 8 << 20;
+const BYTES: u64 = 4 * BLOCK;
 const ROUNDS: u64 = 6;
 
 /// Each vCPU writes to pages of its own choice, and the log names those and no others.
@@ -90,6 +90,7 @@ fn live(settings: Settings, unit: Unit) -> Verdict {
 
 /// What migration makes of the memory: everything once, then the pages that the log names.
 struct Copy {
+    /// The beginning of each page, which is all that programs write to.
     contents: Vec<u64>,
     bitmap: Vec<u64>,
     taken: u64,
@@ -99,7 +100,7 @@ impl Copy {
     /// Everything, after logging was turned on.
     fn new(stage: &Stage) -> Self {
         let pages = stage.pages().end;
-        let contents = vec![0; (pages * PAGE / 8) as usize];
+        let contents = vec![0; (pages * 512) as usize];
         let mut copy = Self { contents, bitmap: vec![0; pages.div_ceil(64) as usize], taken: 0 };
         copy.bitmap.fill(u64::MAX);
         copy.named(stage);

@@ -7,24 +7,22 @@ use slat::addr::{Gpa, GpaRange};
 use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::SCRUBBED;
-use crate::stage::{DATA, DATA_GPA, STEP, Settings, Stage, ensure};
+use crate::stage::{BLOCK, DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
 
-const BYTES: u64 = 8 << 20;
-
-/// Page by page.
+/// Page by page: as many as a TLB holds, so that only a flush makes it forget them.
 pub(super) fn pages(settings: Settings) -> Verdict {
-    moves(settings, Unit::PAGE, 400)
+    moves(settings, Unit::PAGE, 128 * PAGE, 400)
 }
 
 /// Block by block.
 pub(super) fn blocks(settings: Settings) -> Verdict {
-    moves(settings, Unit::BLOCK, 24)
+    moves(settings, Unit::BLOCK, 4 * BLOCK, 24)
 }
 
-fn moves(settings: Settings, unit: Unit, moves: u64) -> Verdict {
-    let stage = Stage::new(settings, unit, BYTES)?;
+fn moves(settings: Settings, unit: Unit, bytes: u64, moves: u64) -> Verdict {
+    let stage = Stage::new(settings, unit, bytes)?;
     let mut worker = stage.worker();
-    let units = BYTES / unit.bytes();
+    let units = bytes / unit.bytes();
     let ((), counts) = stage.churn(&|_, _, _| false, || {
         stage.wait_for_passes(1);
         for number in 0..moves {

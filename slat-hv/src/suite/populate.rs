@@ -3,23 +3,23 @@
 use super::Verdict;
 use crate::memory::Unit;
 use crate::payload::Program;
-use crate::stage::{Settings, Stage, ensure};
+use crate::stage::{BLOCK, PAGE, Settings, Stage, ensure};
 
 const VALUE: u64 = 0x5eed_0000;
 
 /// By pages: each is mapped once, whoever is first.
 pub(super) fn pages(settings: Settings) -> Verdict {
-    populate(settings, Unit::PAGE, 16 << 20)
+    populate(settings, Unit::PAGE, 4096 * PAGE)
 }
 
 /// By blocks of 2 MiB.
 pub(super) fn blocks(settings: Settings) -> Verdict {
-    populate(settings, Unit::BLOCK, 64 << 20)
+    populate(settings, Unit::BLOCK, 8 * BLOCK)
 }
 
 /// By one leaf of 1 GiB.
 pub(super) fn gigabyte(settings: Settings) -> Verdict {
-    populate(settings, Unit::GIGABYTE, 1 << 30)
+    populate(settings, Unit::GIGABYTE, Unit::GIGABYTE.bytes())
 }
 
 fn populate(settings: Settings, unit: Unit, bytes: u64) -> Verdict {

@@ -11,11 +11,11 @@ use super::Verdict;
 use crate::cpu;
 use crate::memory::Unit;
 use crate::payload::Program;
-use crate::stage::{DATA, DATA_GPA, STEP, Settings, Stage, ensure};
+use crate::stage::{BLOCK, DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
 use crate::vcpu::Guest;
 
-const BYTES: u64 = 4 << 20;
-const PLACES: [u64; 3] = [DATA_GPA, 0xc000_0000, 0xc060_0000];
+const BYTES: u64 = 1024 * PAGE;
+const PLACES: [u64; 3] = [DATA_GPA, 0xc000_0000, 0xe000_0000];
 
 /// Guests follow a slot that moves back and forth, and lose nothing that they wrote.
 pub(super) fn moves(settings: Settings) -> Verdict {
@@ -46,7 +46,7 @@ pub(super) fn moves(settings: Settings) -> Verdict {
 
 /// A slot that is deleted is gone for its guests, at once and for all.
 pub(super) fn goes(settings: Settings) -> Verdict {
-    let stage = Stage::new(settings, Unit::BLOCK, BYTES)?;
+    let stage = Stage::new(settings, Unit::BLOCK, 2 * BLOCK)?;
     stage.pass(stage.all(Program::Write, 3))?;
     let mut worker = stage.worker();
     while !worker.delete_slot(DATA, STEP).map_err(|error| format!("deleting: {error}"))?.is_done() {}

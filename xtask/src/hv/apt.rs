@@ -125,7 +125,19 @@ impl Apt {
         fs::write(folder.join("sources.list"), lines)?;
         // Fails where one suite is not there, having got the others.
         let _ = apt.command("apt-get").args(["--quiet", "update"]).output();
+        if !apt.has_lists() {
+            let uris: Vec<&str> = sources.iter().map(|source| &*source.uri).collect();
+            bail!(Missing(format!(
+                "lists of packages: {} gave none (no network?)",
+                uris.first().unwrap_or(&"no archive")
+            )));
+        }
         Ok(apt)
+    }
+
+    fn has_lists(&self) -> bool {
+        let Ok(files) = fs::read_dir(self.folder.join("lists")) else { return false };
+        files.filter_map(Result::ok).any(|file| file.file_name().to_string_lossy().contains("_Packages"))
     }
 
     fn command(&self, program: &str) -> Command {

@@ -93,7 +93,7 @@ fn start(options: &Options, vcpus: u32, mebibytes: u64, counted: bool, echo: boo
         loaded: Vec::new(),
         counted,
         arguments: format!(
-            "slat.mode=dirty-log slat.vcpus={vcpus} slat.mebibytes={mebibytes} slat.iterations={} slat.pages={}",
+            "slat.mode=dirty-log slat.vcpus={vcpus} slat.mebibytes={mebibytes} slat.iterations={} slat.pages={} slat.count={counted}",
             options.iterations, options.pages
         ),
         limit: Duration::from_secs(300),

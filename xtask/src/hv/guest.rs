@@ -93,7 +93,7 @@ fn raw_image(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn disk(busybox: &[u8]) -> Vec<u8> {
     let mut archive = Archive::default();
-    ["bin", "dev", "proc", "tmp"].into_iter().for_each(|name| archive.folder(name));
+    ["bin", "dev", "proc", "sys", "tmp"].into_iter().for_each(|name| archive.folder(name));
     archive.program("bin/busybox", busybox);
     archive.program("init", WORKLOAD.as_bytes());
     archive.finish()

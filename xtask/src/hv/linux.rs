@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// How long the workload runs
     #[arg(long, default_value_t = 5)]
     seconds: u32,
+    /// The CPU's model; others than the default are slower, or need `max,pauth-impdef=on` not to be
+    #[arg(long, default_value = "neoverse-n1")]
+    cpu_model: String,
     /// Let the kernel say what it does
     #[arg(long)]
     verbose: bool,
@@ -31,7 +34,8 @@ const LOADED_END: u64 = 0x5000_0000;
 
 impl Options {
     pub(super) fn for_tests() -> Self {
-        Self { cpus: vec![2], pages: vec!["4k".to_owned(), "2m".to_owned()], seconds: 4, verbose: false }
+        let (pages, cpu_model) = (["4k", "2m"].map(str::to_owned).to_vec(), "neoverse-n1".to_owned());
+        Self { cpus: vec![2], pages, seconds: 4, cpu_model, verbose: false }
     }
 }
 
@@ -56,7 +60,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
             let machine = Machine {
                 emulator: emulator.clone(),
                 hypervisor: hypervisor.clone(),
-                cpu: "neoverse-n1".to_owned(),
+                cpu: options.cpu_model.clone(),
                 cpus: vcpus + 1,
                 gibibytes: 2,
                 loaded: vec![(guest.kernel.clone(), KERNEL), (guest.disk.clone(), DISK)],

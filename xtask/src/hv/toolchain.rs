@@ -1,6 +1,7 @@
 //! `core` and `alloc` for the hypervisor's target, with a stable compiler: whichever way works on this machine.
 
 use anyhow::{Context, bail, ensure};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -99,13 +100,19 @@ impl Compiler {
     }
 }
 
-/// The folder that a compiler's own libraries are in.
-fn libraries_of(rustc: &Path) -> PathBuf {
-    rustc.parent().and_then(Path::parent).map(|usr| usr.join("lib")).unwrap_or_default()
+/// The folders that a distribution's compiler has its libraries in, as LD_LIBRARY_PATH wants them.
+fn libraries_of(rustc: &Path) -> OsString {
+    let lib = rustc.parent().and_then(Path::parent).map(|usr| usr.join("lib")).unwrap_or_default();
+    let folders = fs::read_dir(&lib).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let multiarch = folders.filter(|folder| folder.to_string_lossy().ends_with("-linux-gnu"));
+    std::env::join_paths(multiarch.chain([lib.clone()])).unwrap_or_default()
 }
 
-/// Tries one way after the other; what was built once is kept.
+/// Tries one way after the other; what was built once is kept. `SLAT_HV_TOOLCHAIN=distribution` goes straight to the last.
 pub(super) fn get() -> anyhow::Result<Toolchain> {
+    if std::env::var("SLAT_HV_TOOLCHAIN").is_ok_and(|way| way == "distribution") {
+        return distributions_compiler();
+    }
     let compiler = Compiler::ask(None)?;
     if has_core(&Compiler::libraries(&compiler.sysroot)) {
         return compiler.toolchain(None);
@@ -124,15 +131,20 @@ pub(super) fn get() -> anyhow::Result<Toolchain> {
             let _ = fs::remove_dir_all(source_folder(&compiler.version)?);
             return compiler.toolchain(Some(built));
         }
-        Err(error) => failures.push(format!("{error:#}")),
+        Err(error) => failures.push(first_line(&error)),
     }
     match distributions_compiler() {
         Ok(toolchain) => Ok(toolchain),
         Err(error) => {
-            failures.push(format!("{error:#}"));
+            failures.push(first_line(&error));
             bail!(Missing(format!("core and alloc for {TARGET}: {}", failures.join("; "))))
         }
     }
+}
+
+/// What went wrong, without the command line that it went wrong in.
+fn first_line(error: &anyhow::Error) -> String {
+    error.to_string().trim_start_matches("missing: ").to_owned()
 }
 
 fn has_core(libraries: &Path) -> bool {
@@ -184,9 +196,8 @@ fn distributions_compiler() -> anyhow::Result<Toolchain> {
     if !rustc.is_file() {
         let sources = apt::sources()?;
         let apt = Apt::new(&cache()?.join("apt-web"), None, &sources)?;
-        let unpack = |package| apt.unpack(package, &folder);
-        let unpacked = ["rust-web-src", "libstd-rust-web-dev", "rustc-web"].into_iter().try_for_each(unpack);
-        unpacked.map_err(|error| Missing(format!("Debian's rustc-web: {error:#}")))?;
+        let unpacked = unpack_compiler(&apt, &folder);
+        unpacked.map_err(|error| Missing(format!("Debian's rustc-web: {}", first_line(&error))))?;
         apt.remove()?;
     }
     let compiler = Compiler::ask(Some(rustc))?;
@@ -196,6 +207,22 @@ fn distributions_compiler() -> anyhow::Result<Toolchain> {
         build(&compiler, &library, &built)?;
     }
     compiler.toolchain(Some(built))
+}
+
+/// The compiler's sources, then the compiler with those of its libraries that not every machine has.
+fn unpack_compiler(apt: &Apt, folder: &Path) -> anyhow::Result<()> {
+    const WITH: [&str; 3] = ["libstd-rust-web", "libllvm", "libz3"];
+    apt.unpack("rust-web-src", folder)?;
+    let mut wanted = vec!["rustc-web".to_owned()];
+    let mut next = 0;
+    while let Some(package) = wanted.get(next).cloned() {
+        next += 1;
+        let dependencies = apt.dependencies(&package)?;
+        let own = dependencies.into_iter().filter(|name| WITH.iter().any(|start| name.starts_with(start)));
+        own.for_each(|name| wanted.extend((!wanted.contains(&name)).then_some(name)));
+    }
+    // The compiler itself comes last: it says that all is there.
+    wanted.iter().rev().try_for_each(|package| apt.unpack(package, folder))
 }
 
 /// Builds `core`, `alloc` and `compiler_builtins` from `library` once, and keeps them in `sysroot`.

@@ -3,9 +3,17 @@
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev
+mount -t sysfs sys /sys
 mount -t tmpfs tmp /tmp
 cpus=$(nproc)
 echo "workload: $cpus CPUs, $(uname -sr)"
+
+# A CPU goes and comes back.
+last=/sys/devices/system/cpu/cpu$((cpus - 1))/online
+if [ "$cpus" -gt 1 ]; then
+    echo 0 >"$last" && echo 1 >"$last" || echo "workload: WRONG: the last CPU does not come back"
+    [ "$(nproc)" = "$cpus" ] || echo "workload: WRONG: $(nproc) CPUs"
+fi
 
 # Writes, copies and compares a file, starts processes, fills memory; as long as it is told to.
 work() {

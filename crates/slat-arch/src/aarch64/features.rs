@@ -17,15 +17,24 @@ pub struct Registers {
     pub ctr: u64,
 }
 
+/// Whether stage 2 has a granule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Granule {
+    /// It has not.
+    No,
+    /// It has.
+    Yes,
+    /// It has, also with the descriptors for 52-bit addresses (FEAT_LPA2).
+    Wide,
+}
+
 /// What a second-stage MMU wants to know of its CPU. On a machine of unlike CPUs take what [`common`](Self::common) to all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
     /// Bits of a physical address (`PARange`).
     pub physical_bits: u32,
-    /// Stage 2 with the 4 KiB granule (`TGran4_2`, `TGran4`).
-    pub granule_4k: bool,
-    /// Stage 2 with the 4 KiB granule and 52-bit addresses (FEAT_LPA2).
-    pub lpa2: bool,
+    /// Stage 2 with the granules of 4, 16 and 64 KiB.
+    pub granules: [Granule; 3],
     /// Bits of a VMID: 8, or 16 with FEAT_VMID16.
     pub vmid_bits: u32,
     /// Hardware sets the accessed flag (FEAT_HAFDBS).
@@ -56,14 +65,14 @@ impl Features {
     /// What the registers say.
     pub const fn new(registers: Registers) -> Self {
         let Registers { isar0, mmfr0, mmfr1, mmfr2, ctr } = registers;
-        let granule = match field(mmfr0, 43, 40) {
-            0 => stage1_granule(field(mmfr0, 31, 28)),
-            stage2 => stage2_granule(stage2),
-        };
+        let granules = [
+            granule(field(mmfr0, 43, 40), granule_4k(field(mmfr0, 31, 28))),
+            granule(field(mmfr0, 35, 32), granule_16k(field(mmfr0, 23, 20))),
+            granule(field(mmfr0, 39, 36), granule_64k(field(mmfr0, 27, 24))),
+        ];
         Self {
             physical_bits: physical_bits(field(mmfr0, 3, 0)),
-            granule_4k: granule.0,
-            lpa2: granule.1,
+            granules,
             vmid_bits: if field(mmfr1, 7, 4) == 2 { 16 } else { 8 },
             sets_accessed: field(mmfr1, 3, 0) >= 1,
             sets_dirty: field(mmfr1, 3, 0) >= 2,
@@ -79,12 +88,21 @@ impl Features {
         }
     }
 
+    /// Whether stage 2 has pages of `1 << page_shift` bytes.
+    pub const fn granule(&self, page_shift: u32) -> Granule {
+        match page_shift {
+            12 => self.granules[0],
+            14 => self.granules[1],
+            16 => self.granules[2],
+            _ => Granule::No,
+        }
+    }
+
     /// What both CPUs can do.
     pub fn common(self, other: Self) -> Self {
         Self {
             physical_bits: self.physical_bits.min(other.physical_bits),
-            granule_4k: self.granule_4k && other.granule_4k,
-            lpa2: self.lpa2 && other.lpa2,
+            granules: core::array::from_fn(|index| self.granules[index].min(other.granules[index])),
             vmid_bits: self.vmid_bits.min(other.vmid_bits),
             sets_accessed: self.sets_accessed && other.sets_accessed,
             sets_dirty: self.sets_dirty && other.sets_dirty,
@@ -114,22 +132,37 @@ const fn physical_bits(range: u64) -> u32 {
     }
 }
 
-/// `TGran4`, a signed field: (supported, with 52 bits).
-const fn stage1_granule(value: u64) -> (bool, bool) {
-    match value {
-        0 => (true, false),
-        1..=7 => (true, true),
-        _ => (false, false),
+/// `TGran4_2` and its like, where 0 refers to what stage 1 has.
+const fn granule(stage2: u64, stage1: Granule) -> Granule {
+    match stage2 {
+        0 => stage1,
+        1 => Granule::No,
+        2 => Granule::Yes,
+        _ => Granule::Wide,
     }
 }
 
-/// `TGran4_2` where it is not 0, which refers to `TGran4`.
-const fn stage2_granule(value: u64) -> (bool, bool) {
+/// `TGran4`, a signed field.
+const fn granule_4k(value: u64) -> Granule {
     match value {
-        1 => (false, false),
-        2 => (true, false),
-        _ => (true, true),
+        0 => Granule::Yes,
+        1..=7 => Granule::Wide,
+        _ => Granule::No,
     }
+}
+
+/// `TGran16`.
+const fn granule_16k(value: u64) -> Granule {
+    match value {
+        0 => Granule::No,
+        1 => Granule::Yes,
+        _ => Granule::Wide,
+    }
+}
+
+/// `TGran64`, a signed field. Its descriptors hold 52 bits anyway.
+const fn granule_64k(value: u64) -> Granule {
+    if value <= 7 { Granule::Yes } else { Granule::No }
 }
 
 #[cfg(test)]
@@ -149,7 +182,8 @@ mod tests {
     fn a_neoverse_n1_has_16_vmid_bits_hardware_flags_and_no_ranges() {
         let n1 = Features::new(N1);
         assert_eq!((n1.physical_bits, n1.vmid_bits), (48, 16));
-        assert!(n1.granule_4k && !n1.lpa2 && n1.sets_accessed && n1.sets_dirty && n1.atomics);
+        assert_eq!(n1.granules, [Granule::Yes; 3]);
+        assert!(n1.sets_accessed && n1.sets_dirty && n1.atomics);
         assert!(!n1.range_operations && !n1.level_hints && !n1.forces_write_back);
         assert_eq!((n1.data_line, n1.instruction_line), (64, 64));
         assert!(!n1.coherent_data && !n1.coherent_instructions);
@@ -167,9 +201,13 @@ mod tests {
         assert!(of(|registers| registers.mmfr2 |= 1 << 48).level_hints);
         assert!(of(|registers| registers.mmfr2 |= 1 << 40).forces_write_back);
         assert_eq!(of(|registers| registers.mmfr2 |= 2 << 52).break_level, 2);
-        assert!(!of(|registers| registers.mmfr0 |= 0xf << 28).granule_4k);
-        assert!(!of(|registers| registers.mmfr0 |= 1 << 40).granule_4k, "stage 2 says no of its own");
-        assert!(of(|registers| registers.mmfr0 |= 3 << 40).lpa2);
+        let granules = |mmfr0: u64| Features::new(Registers { mmfr0, ..N1 }).granules;
+        let (no, yes, wide) = (Granule::No, Granule::Yes, Granule::Wide);
+        assert_eq!(granules(0), [yes, no, yes]);
+        assert_eq!(granules(0xf << 28 | 2 << 20 | 0xf << 24), [no, wide, no]);
+        assert_eq!(granules(1 << 40 | 1 << 20), [no, yes, yes], "stage 2 says no of its own");
+        assert_eq!(granules(3 << 40 | 2 << 32 | 1 << 36), [wide, yes, no]);
+        assert_eq!(granules(1 << 28), [wide, no, yes]);
         assert!(of(|registers| registers.ctr |= 1 << 29).coherent_instructions);
         assert_eq!(of(|registers| registers.mmfr1 &= !0xf0).vmid_bits, 8);
         assert_eq!(of(|registers| registers.mmfr0 = registers.mmfr0 & !0xf | 6).physical_bits, 52);

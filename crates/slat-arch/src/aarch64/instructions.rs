@@ -179,5 +179,5 @@ pub fn loaded_root() -> (Hpa, u16) {
     let vttbr: u64;
     // SAFETY: reading the register changes nothing.
     unsafe { asm!("mrs {}, vttbr_el2", out(reg) vttbr, options(nomem, nostack, preserves_flags)) }
-    (Hpa::new(vttbr & 0x0000_ffff_ffff_fffe), (vttbr >> 48) as u16)
+    super::control::root_and_vmid(vttbr)
 }

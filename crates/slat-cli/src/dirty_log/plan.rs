@@ -4,7 +4,7 @@ use slat_machine::program::{Order, Program};
 
 use crate::arguments::{DirtyLog, DirtyLogPlant as Plant};
 use crate::failure::Failure;
-use crate::harness::PAGE;
+use crate::formats;
 use crate::harness::setting::Setting;
 
 /// Most slots: what KVM has for users.
@@ -59,7 +59,7 @@ impl Plan {
     pub(crate) fn program(&self, format: &str, vcpus: u32) -> Result<Program, Failure> {
         Ok(Program {
             base: self.setting.memory(format, self.bytes(vcpus))?.start(),
-            page_size: PAGE,
+            page_size: formats::geometry(format)?.page_size(),
             vcpus,
             bytes_per_vcpu: self.setting.bytes,
             overlap: self.overlap,
@@ -80,12 +80,14 @@ impl Plan {
             return Err(Failure::option("-x", format!("{} slots: 1 to {MOST_SLOTS}", self.slots)));
         }
         self.setting.check(|vcpus| self.bytes(vcpus), self.setting.verify)?;
-        let uneven = |pages: &u64| !pages.is_multiple_of(u64::from(self.slots));
-        match self.setting.vcpus.iter().map(|&vcpus| self.bytes(vcpus) / PAGE).find(uneven) {
-            Some(pages) => {
-                Err(Failure::option("-x", format!("{} slots do not divide {pages} pages evenly", self.slots)))
+        for format in &self.setting.formats {
+            let page = formats::geometry(format)?.page_size();
+            let mut pages = self.setting.vcpus.iter().map(|&vcpus| self.bytes(vcpus) / page);
+            if let Some(pages) = pages.find(|pages| !pages.is_multiple_of(u64::from(self.slots))) {
+                let what = format!("{} slots do not divide {pages} pages evenly ({format})", self.slots);
+                return Err(Failure::option("-x", what));
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::plan::Plan;
 use crate::arguments::DirtyLogPlant as Plant;
 use crate::failure::Failure;
-use crate::harness::PAGE;
 use crate::harness::guest::Guest;
 use crate::harness::manager::Manager;
 
@@ -29,7 +28,7 @@ pub(crate) struct Copy {
 impl Copy {
     /// Copies all of guest memory, the log being on.
     pub(crate) fn everything(machine: &Machine) -> Result<Self, Failure> {
-        let destination = Destination::new(machine.memory().len())?;
+        let destination = Destination::with_page_size(machine.memory().len(), machine.memory().page_size())?;
         destination.copy_everything(machine.memory());
         Ok(Self { destination, pages: 0 })
     }
@@ -86,7 +85,7 @@ impl Copy {
             Some(difference) => Err(Failure::Verification(format!(
                 "verification failed: page {} (GPA {:#x}) differs at byte {}: the guest has {:#018x}, its copy {:#018x}",
                 difference.page,
-                program.base.get() + difference.page * PAGE,
+                program.base.get() + difference.page * program.page_size,
                 difference.offset,
                 difference.source_word,
                 difference.destination_word,

@@ -4,7 +4,6 @@ use slat::addr::{GpaRange, HostAddress};
 use slat::host::SlotId;
 use slat::vm::{Budget, Collapse, LogMode, NewSlot, Pages, SlotError, SlotFlags, Teardown, VmRef, Worker};
 
-use super::PAGE;
 use crate::failure::{Failure, engine};
 use crate::locking::Gate;
 
@@ -20,10 +19,16 @@ pub(crate) struct Manager<'g, R: VmRef> {
 }
 
 impl<'g, R: VmRef> Manager<'g, R> {
-    /// Divides `memory` into `slots` slots, which it is a multiple of.
-    pub(crate) fn new(worker: Worker<R>, gate: &'g Gate, memory: GpaRange, slots: u32) -> Result<Self, Failure> {
+    /// Divides `memory`, in pages of so many bytes, into `slots` slots, which it is a multiple of.
+    pub(crate) fn new(
+        worker: Worker<R>,
+        gate: &'g Gate,
+        memory: GpaRange,
+        page: u64,
+        slots: u32,
+    ) -> Result<Self, Failure> {
         let slot_bytes = memory.len() / u64::from(slots);
-        let pages_per_slot = slot_bytes / PAGE;
+        let pages_per_slot = slot_bytes / page;
         let bitmaps = vec![vec![0; pages_per_slot.div_ceil(64) as usize]; slots as usize];
         let mut manager = Self { worker, gate, pages_per_slot, bitmaps };
         for number in 0..slots {

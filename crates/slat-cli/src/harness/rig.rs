@@ -71,7 +71,7 @@ impl<T: Test> Rig<'_, T> {
     fn use_and_tear_down<F: Format>(&self, vm: &Vm<Machine, F>) -> Result<T::Output, Failure> {
         let gate = Gate::new(self.case.locking);
         let worker = Worker::new(vm).map_err(engine)?;
-        let mut manager = Manager::new(worker, &gate, self.memory, self.slots)?;
+        let mut manager = Manager::new(worker, &gate, self.memory, vm.format().geometry().page_size(), self.slots)?;
         let root = vm.root().ok_or_else(|| engine("a VM without a root"))?;
         let runners = (0..self.case.vcpus).map(|number| {
             let id = guest::id(number);
@@ -122,5 +122,5 @@ impl<T: Test> WithFormat for Rig<'_, T> {
 /// Makes the host provide fresh memory. `GuestMemory::prefault` compiles to reads, which the host answers with a page of
 /// zeroes that all share.
 fn prefault(memory: &GuestMemory) {
-    (0..memory.pages()).for_each(|page| memory.store(page * PAGE, 0));
+    (0..memory.len()).step_by(PAGE as usize).for_each(|offset| memory.store(offset, 0));
 }

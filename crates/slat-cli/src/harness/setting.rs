@@ -3,7 +3,6 @@
 use slat::addr::{Gpa, GpaRange};
 use slat_machine::memory::Source;
 
-use super::PAGE;
 use crate::arguments::Common;
 use crate::failure::Failure;
 use crate::formats;
@@ -61,11 +60,12 @@ impl Setting {
 
     /// Checks everything, given how much guest memory so many vCPUs have, and whether a test takes a copy of it.
     pub(crate) fn check(&self, bytes: impl Fn(u32) -> u64, copies: bool) -> Result<(), Failure> {
-        if self.bytes == 0 || !self.bytes.is_multiple_of(PAGE) {
-            return Err(Failure::option(
-                "-b",
-                format!("{} bytes are not one or more whole pages of {PAGE}", self.bytes),
-            ));
+        for format in &self.formats {
+            let page = formats::geometry(format)?.page_size();
+            if self.bytes == 0 || !self.bytes.is_multiple_of(page) {
+                let what = format!("{} bytes are not one or more whole pages of {page} ({format})", self.bytes);
+                return Err(Failure::option("-b", what));
+            }
         }
         if self.repeat == 0 || self.repeat > 1000 {
             return Err(Failure::option("--repeat", format!("{} times: 1 to 1000", self.repeat)));
@@ -83,18 +83,20 @@ impl Setting {
         Ok(())
     }
 
-    /// Where `bytes` of guest memory lie: from the given address on, or as high as they fit, aligned to their backing
-    /// and to 1 MiB.
+    /// Where `bytes` of guest memory lie: from the given address on, or as high as they fit, aligned to their backing, to
+    /// the leaves that may map it, and to 1 MiB.
     pub(crate) fn memory(&self, format: &str, bytes: u64) -> Result<GpaRange, Failure> {
-        let top = 1u64 << formats::address_bits(format)?;
+        let geometry = formats::geometry(format)?;
+        let (top, page) = (geometry.address_space().end().get(), geometry.page_size());
         let (all, end) = (size::show(bytes), size::show(top));
         let too_large = || Failure::option("-b", format!("{all} of guest memory do not fit in {end} of address space"));
-        let alignment = self.source.page_size().max(1 << 20);
+        let leaf = geometry.size(self.source.largest_leaf().min(geometry.largest_leaf()));
+        let alignment = self.source.page_size().max(leaf).max(1 << 20);
         let highest = top.checked_sub(bytes).ok_or_else(too_large)? & !(alignment - 1);
         let start = match self.offset {
             None => highest,
-            Some(offset) if !offset.is_multiple_of(PAGE) => {
-                return Err(Failure::option("-p", format!("{offset:#x} is not a multiple of the page size, {PAGE}")));
+            Some(offset) if !offset.is_multiple_of(page) => {
+                return Err(Failure::option("-p", format!("{offset:#x} is not a multiple of the page size, {page}")));
             }
             Some(offset) if offset > top - bytes => {
                 let what = format!("from {offset:#x} on, {all} do not fit in {end} of address space");

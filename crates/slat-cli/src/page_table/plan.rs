@@ -2,6 +2,7 @@
 
 use crate::arguments::{Collapse, PageTable, PageTablePlant as Plant};
 use crate::failure::Failure;
+use crate::formats;
 use crate::harness::PAGE;
 use crate::harness::setting::Setting;
 use crate::size;
@@ -45,6 +46,15 @@ impl Plan {
     }
 
     fn check_pieces(&self) -> Result<(), Failure> {
+        for format in &self.setting.formats {
+            let page = formats::geometry(format)?.page_size();
+            if page != PAGE {
+                let page = size::show(page);
+                let what =
+                    format!("{format} has pages of {page}; this test counts blocks of pages of 4K (see dirty-log)");
+                return Err(Failure::option("--format", what));
+            }
+        }
         let (piece, source) = (self.piece(), self.setting.source);
         let not_whole = |option, what: String| {
             let piece = size::show(piece);

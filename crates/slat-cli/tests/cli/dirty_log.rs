@@ -129,7 +129,7 @@ fn formats_are_listed_one_a_line() {
     let (text, object) = (stdout(&output), json(&["--format", "list"]));
     let names: Vec<_> = text.lines().collect();
     assert_eq!(object["formats"], serde_json::Value::from(names.clone()));
-    for name in ["arm64-4k", "arm64-4k-fwb", "arm64-4k-lpa2", "ept", "ept-5", "sv39x4", "sv48x4", "sv57x4"] {
+    for name in ["arm64-4k", "arm64-16k", "arm64-64k", "arm64-4k-lpa2", "arm64-4k-fwb", "ept", "npt-5", "sv57x4"] {
         assert!(names.contains(&name), "{name}");
     }
 }
@@ -137,8 +137,8 @@ fn formats_are_listed_one_a_line() {
 #[test]
 fn no_format_that_is_listed_loses_a_page() {
     let names = stdout(&slat(&["--format", "list"])).lines().collect::<Vec<_>>().join(",");
-    for source in ["anonymous", "anonymous_thp"] {
-        let object = json(&["-b", "4M", "-v", "2", "-s", source, "--verify", "--format", &names]);
+    for (source, bytes) in [("anonymous", "4M"), ("anonymous_thp", "16M")] {
+        let object = json(&["-b", bytes, "-v", "2", "-s", source, "--verify", "--format", &names]);
         let runs = object["runs"].as_array().expect("runs");
         assert_eq!(runs.len(), names.split(',').count());
         for run in runs {
@@ -190,6 +190,7 @@ fn bad_input_on_every_option_says_what_is_allowed() {
         (&["-x", "0"], 2, "1 to 32764"),
         (&["-x", "40000"], 2, "1 to 32764"),
         (&["-x", "3"], 2, "do not divide"),
+        (&["--format", "arm64-64k", "-p", "0x4000"], 2, "page size, 65536"),
         (&["--format", "vax"], 2, "there are: arm64-4k, "),
         (&["--format", "arm64-4k,vax"], 2, "there are: arm64-4k, "),
         (&["--format", "ept,list"], 2, "there are: arm64-4k, "),

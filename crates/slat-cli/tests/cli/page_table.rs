@@ -154,6 +154,7 @@ fn bad_input_on_every_option_says_what_is_allowed() {
         (&["-s", "floppy"], 2, "anonymous_thp"),
         (&["-v", "0"], 2, "1 to 1024"),
         (&["-v", "x"], 2, "invalid"),
+        (&["--format", "arm64-4k,arm64-16k"], 2, "pages of 16K"),
         (&["--format", "vax"], 2, "there are: arm64-4k, "),
         (&["--locking", "hope"], 2, "lock-free, shared-fault, shared-relax, exclusive"),
         (&["--repeat", "0"], 2, "1 to 1000"),

@@ -9,7 +9,7 @@ use slat::host::{Backing, Flush, Hint, MemoryType, Permissions, Request, Run, Ta
 
 use super::Machine;
 use crate::maintenance::Pending;
-use crate::memory::{HugeSize, PAGE_SIZE, Places};
+use crate::memory::{HugeSize, Places};
 use crate::physical::GUEST_BASE;
 
 // SAFETY:
@@ -54,7 +54,8 @@ impl Machine {
         if offset >= memory.len() {
             return Translation::Denied;
         }
-        let piece = memory.source().page_size().max(HugeSize::TwoMebibytes.bytes());
+        let largest = 1 << self.walker.shift(memory.source().largest_leaf());
+        let piece = HugeSize::TwoMebibytes.bytes().max(largest);
         let start = offset & !(piece - 1);
         let end = (start + piece).min(memory.len());
         self.run(request, start..end, start)
@@ -63,12 +64,13 @@ impl Machine {
     /// The page, or the 2 MiB around it if they lie together. The places may change while they are read: then an
     /// invalidation is open, and the engine does not use what it is told.
     fn translate_movable(&self, request: Request, places: &Places) -> Translation {
-        let page = request.host.get() / PAGE_SIZE;
+        let page_size = self.memory().page_size();
+        let page = request.host.get() / page_size;
         if page >= places.pages() {
             return Translation::Denied;
         }
         let (pages, frame) = places.run(page);
-        self.run(request, pages.start * PAGE_SIZE..pages.end * PAGE_SIZE, frame * PAGE_SIZE)
+        self.run(request, pages.start * page_size..pages.end * page_size, frame * page_size)
     }
 
     /// The run of host addresses `host`, around the one asked for, that begins at `offset` of the machine's memory.

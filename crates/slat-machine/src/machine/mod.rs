@@ -9,13 +9,14 @@ mod inject;
 
 use std::io;
 
+use slat::addr::Level;
 use slat::host::{Request, Translation};
 
 use self::inject::Injections;
 use crate::maintenance::{Attached, Cores};
 pub use crate::maintenance::{FlushCounts, Maintenance, Pending, RequestCounts};
 use crate::memory::{GuestMemory, MemoryError, PAGE_SIZE, Places, Source};
-use crate::physical::{Arena, MOST_TABLES, Physical, TABLES_BASE};
+use crate::physical::{Arena, Physical, TABLES_BASE, most_tables};
 use crate::tlb::TlbSize;
 use crate::walk::Walker;
 
@@ -38,10 +39,11 @@ pub struct MachineConfig {
 }
 
 impl MachineConfig {
-    /// So much guest memory and so many cores, with room for twice the tables that map the memory by pages.
+    /// So much guest memory and so many cores, with room for twice the tables that map the memory by pages of 4 KiB.
     pub fn new(memory: u64, source: Source, cores: u32) -> Self {
         let tables = memory / PAGE_SIZE / 256 + 64 * u64::from(cores) + 4096;
-        let table_limit = usize::try_from(tables).unwrap_or(MOST_TABLES).min(MOST_TABLES);
+        let most = most_tables(PAGE_SIZE.ilog2());
+        let table_limit = usize::try_from(tables).unwrap_or(most).min(most);
         Self { memory, source, movable: None, cores, table_limit, tlb: TlbSize::default() }
     }
 }
@@ -76,14 +78,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine whose cores walk tables by `walker`.
+    /// A machine whose cores walk tables by `walker`. Its pages, and its tables, are as large as the walker's.
     pub fn new(config: MachineConfig, walker: Box<dyn Walker>) -> Result<Self, MachineError> {
-        let tables = config.table_limit;
-        if tables > MOST_TABLES {
+        let (tables, page_shift) = (config.table_limit, walker.shift(Level::PAGE));
+        if tables > most_tables(page_shift) {
             return Err(MachineError::TableLimit(tables));
         }
-        let guest = GuestMemory::new(config.memory, config.source)?;
-        let arena = Arena::new(TABLES_BASE, tables).map_err(|error| MachineError::Tables { tables, error })?;
+        let guest = GuestMemory::with_page_size(config.memory, config.source, 1 << page_shift)?;
+        let arena =
+            Arena::new(TABLES_BASE, tables, page_shift).map_err(|error| MachineError::Tables { tables, error })?;
         Ok(Self {
             physical: Physical::new(arena, guest, config.movable),
             cores: Cores::new(walker.maintenance(), config.cores),

@@ -73,7 +73,7 @@ fn injections_answer_instead_until_they_are_cleared() {
 
 #[test]
 fn more_tables_than_addresses_are_refused() {
-    let config = MachineConfig { table_limit: MOST_TABLES + 1, ..MachineConfig::new(4096, Source::Anonymous, 1) };
+    let config = MachineConfig { table_limit: most_tables(12) + 1, ..MachineConfig::new(4096, Source::Anonymous, 1) };
     let walker = Stage2::new(Vtcr::for_ipa_bits(40).unwrap());
     assert!(matches!(Machine::new(config, Box::new(walker)), Err(MachineError::TableLimit(_))));
 }

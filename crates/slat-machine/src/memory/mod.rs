@@ -12,9 +12,9 @@ pub use self::places::{Disturbed, Places, Replacement};
 pub use self::source::{HugeSize, Source, UnknownSource};
 use crate::mapping::{Backed, Mapping};
 
-/// Bytes in a page of guest memory.
+/// Bytes in a page of guest memory, where nothing else is said.
 pub const PAGE_SIZE: u64 = 4096;
-/// 64-bit words in a page of guest memory.
+/// 64-bit words in such a page.
 pub const PAGE_WORDS: usize = (PAGE_SIZE / 8) as usize;
 
 /// The memory of one guest, addressed by offset. Aligned to 2 MiB, and to 1 GiB from that size on.
@@ -22,6 +22,7 @@ pub const PAGE_WORDS: usize = (PAGE_SIZE / 8) as usize;
 pub struct GuestMemory {
     mapping: Mapping,
     bytes: u64,
+    page_size: u64,
     source: Source,
 }
 
@@ -29,8 +30,8 @@ pub struct GuestMemory {
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The size is not a positive number of pages.
-    #[error("guest memory has to be a positive multiple of 4 KiB, not {0} bytes")]
-    Size(u64),
+    #[error("guest memory has to be a positive multiple of {1} bytes, not {0} bytes")]
+    Size(u64, u64),
     /// The host knows no huge pages of that size.
     #[error("this host has no huge pages of {0}; choose another memory source, such as anonymous_thp")]
     HugeSize(HugeSize),
@@ -64,8 +65,13 @@ impl GuestMemory {
     ///
     /// Reserved huge pages are claimed here, so that a shortage is this call's error and never a signal later.
     pub fn new(bytes: u64, source: Source) -> Result<Self, MemoryError> {
-        if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE) {
-            return Err(MemoryError::Size(bytes));
+        Self::with_page_size(bytes, source, PAGE_SIZE)
+    }
+
+    /// The same in pages of `page_size` bytes, a multiple of 4 KiB.
+    pub fn with_page_size(bytes: u64, source: Source, page_size: u64) -> Result<Self, MemoryError> {
+        if bytes == 0 || !bytes.is_multiple_of(page_size) {
+            return Err(MemoryError::Size(bytes, page_size));
         }
         let backed = match source {
             Source::Anonymous => Backed::Pages,
@@ -90,7 +96,7 @@ impl GuestMemory {
                 }
                 _ => host(error),
             })?;
-        Ok(Self { mapping, bytes, source })
+        Ok(Self { mapping, bytes, page_size, source })
     }
 
     /// How many bytes there are.
@@ -105,7 +111,13 @@ impl GuestMemory {
 
     /// How many pages there are.
     pub const fn pages(&self) -> u64 {
-        self.bytes / PAGE_SIZE
+        self.bytes / self.page_size
+    }
+
+    /// Bytes in a page.
+    #[inline]
+    pub const fn page_size(&self) -> u64 {
+        self.page_size
     }
 
     /// What lies behind the memory.
@@ -125,15 +137,21 @@ impl GuestMemory {
         self.word(offset).store(value, Relaxed);
     }
 
-    /// Copies page number `page` out, word by word: a guest that writes meanwhile tears the page but no word.
-    pub fn read_page(&self, page: u64, into: &mut [u64; PAGE_WORDS]) {
+    /// A page's words, all of this value.
+    pub(crate) fn page_of(&self, word: u64) -> Vec<u64> {
+        vec![word; (self.page_size / 8) as usize]
+    }
+
+    /// Copies page number `page` out, or as much as there is room for, word by word: a guest that writes meanwhile tears the
+    /// page but no word.
+    pub fn read_page(&self, page: u64, into: &mut [u64]) {
         for (value, word) in into.iter_mut().zip(self.page_words(page)) {
             *value = word.load(Relaxed);
         }
     }
 
-    /// Writes page number `page`, word by word.
-    pub fn write_page(&self, page: u64, from: &[u64; PAGE_WORDS]) {
+    /// Writes page number `page`, or as much as is given, word by word.
+    pub fn write_page(&self, page: u64, from: &[u64]) {
         for (value, word) in from.iter().zip(self.page_words(page)) {
             word.store(*value, Relaxed);
         }
@@ -141,14 +159,14 @@ impl GuestMemory {
 
     /// Makes the host provide every page now, so that no later access waits for that.
     pub fn prefault(&self) {
-        for page in 0..self.pages() {
-            self.word(page * PAGE_SIZE).fetch_or(0, Relaxed);
+        for offset in (0..self.bytes).step_by(PAGE_SIZE as usize) {
+            self.word(offset).fetch_or(0, Relaxed);
         }
     }
 
     fn page_words(&self, page: u64) -> &[AtomicU64] {
-        let first = page as usize * PAGE_WORDS;
-        &self.mapping.words()[first..first + PAGE_WORDS]
+        let words = (self.page_size / 8) as usize;
+        &self.mapping.words()[page as usize * words..][..words]
     }
 
     #[inline]
@@ -187,7 +205,7 @@ mod tests {
     #[test]
     fn sizes_that_are_no_pages_are_refused() {
         for bytes in [0, 1, PAGE_SIZE + 8] {
-            assert!(matches!(GuestMemory::new(bytes, Source::Anonymous), Err(MemoryError::Size(_))));
+            assert!(matches!(GuestMemory::new(bytes, Source::Anonymous), Err(MemoryError::Size(..))));
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::{GuestMemory, PAGE_WORDS};
+use super::GuestMemory;
 
 /// Pages in the piece of memory that a block of level 1 maps.
 const PIECE: u64 = 512;
@@ -58,7 +58,7 @@ impl Places {
             lent: (0..memory.pages()).map(|frame| AtomicBool::new(frame < pages)).collect(),
             free: Mutex::new((pages..memory.pages()).collect()),
         };
-        (pages..memory.pages()).for_each(|frame| memory.write_page(frame, &[Self::POISON; PAGE_WORDS]));
+        (pages..memory.pages()).for_each(|frame| memory.write_page(frame, &memory.page_of(Self::POISON)));
         places
     }
 
@@ -133,7 +133,7 @@ impl Places {
     ) -> Result<(), Disturbed> {
         check_frame(memory, frame)?;
         let old = self.frame(page);
-        let mut contents = [0; PAGE_WORDS];
+        let mut contents = memory.page_of(0);
         if how == Replacement::Move {
             memory.read_page(old, &mut contents);
         }
@@ -142,7 +142,7 @@ impl Places {
         // Release: pairs with the acquire in `frame`.
         self.frames[page as usize].store(frame, Release);
         self.lent[old as usize].store(false, Relaxed);
-        memory.write_page(old, &[Self::POISON; PAGE_WORDS]);
+        memory.write_page(old, &memory.page_of(Self::POISON));
         free.push_back(old);
         Ok(())
     }
@@ -163,7 +163,7 @@ fn take_piece(free: &mut VecDeque<u64>) -> Option<u64> {
 }
 
 fn check_frame(memory: &GuestMemory, frame: u64) -> Result<(), Disturbed> {
-    let mut contents = [0; PAGE_WORDS];
+    let mut contents = memory.page_of(0);
     memory.read_page(frame, &mut contents);
     match contents.iter().position(|&word| word != Places::POISON) {
         Some(word) => Err(Disturbed { frame, word, value: contents[word] }),

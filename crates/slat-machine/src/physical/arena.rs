@@ -18,10 +18,6 @@ use slat::sync::Padded;
 
 use crate::mapping::{Backed, Mapping};
 
-/// Bytes in a frame, which is one table.
-pub const FRAME_SIZE: u64 = 4096;
-/// 64-bit words in a frame.
-pub const FRAME_WORDS: usize = (FRAME_SIZE / 8) as usize;
 /// What freed frames are filled with where debug assertions are on: to a walker of arm64, a valid entry of every level that
 /// leads to no memory of the machine; to one of EPT, a misconfiguration at every level.
 const POISON: u64 = 0x0000_dead_dead_d7ff;
@@ -34,6 +30,8 @@ const BATCH: usize = 16;
 #[derive(Debug)]
 pub struct Arena {
     base: Hpa,
+    /// Bytes in a frame, which is one table, as a power of two.
+    frame_shift: u32,
     memory: Mapping,
     tags: Box<[Tag]>,
     /// Frames from here on were never used, and are zero.
@@ -82,12 +80,13 @@ impl Tag {
 }
 
 impl Arena {
-    /// Address space at `base` for `frames` frames.
-    pub(crate) fn new(base: Hpa, frames: usize) -> io::Result<Self> {
+    /// Address space at `base` for `frames` frames of `1 << frame_shift` bytes.
+    pub(crate) fn new(base: Hpa, frames: usize, frame_shift: u32) -> io::Result<Self> {
         assert!(u32::try_from(frames).is_ok(), "frames are numbered by 32 bits");
-        let bytes = (frames as u64 * FRAME_SIZE).max(FRAME_SIZE);
+        let bytes = (frames.max(1) as u64) << frame_shift;
         Ok(Self {
             base,
+            frame_shift,
             memory: Mapping::new(bytes, 2 << 20, Backed::Pages)?,
             tags: (0..frames).map(|_| Tag::default()).collect(),
             untouched: AtomicUsize::new(0),
@@ -142,7 +141,7 @@ impl Arena {
     pub fn words(&self, hpa: Hpa) -> &[AtomicU64] {
         debug_assert!(self.generation(hpa).is_some(), "{hpa:?} is used as a table, but is none now");
         let first = ((hpa.get() - self.base.get()) / 8) as usize;
-        &self.memory.words()[first..first + FRAME_WORDS]
+        &self.memory.words()[first..first + self.frame_words()]
     }
 
     /// The word at `hpa`, an aligned address inside an allocated frame; `None` when it is not.
@@ -210,18 +209,25 @@ impl Arena {
     }
 
     fn fill(&self, frame: usize, value: u64) {
-        for word in &self.memory.words()[frame * FRAME_WORDS..][..FRAME_WORDS] {
+        let words = self.frame_words();
+        for word in &self.memory.words()[frame * words..][..words] {
             word.store(value, Relaxed);
         }
     }
 
     fn frame(&self, hpa: Hpa) -> Option<usize> {
-        let frame = hpa.checked_offset_from(self.base)? / FRAME_SIZE;
+        let frame = hpa.checked_offset_from(self.base)? >> self.frame_shift;
         (frame < self.tags.len() as u64).then_some(frame as usize)
     }
 
     fn address(&self, frame: usize) -> Hpa {
-        Hpa::new(self.base.get() + frame as u64 * FRAME_SIZE)
+        Hpa::new(self.base.get() + ((frame as u64) << self.frame_shift))
+    }
+
+    /// 64-bit words in a frame.
+    #[inline(always)]
+    fn frame_words(&self) -> usize {
+        1 << (self.frame_shift - 3)
     }
 }
 
@@ -231,8 +237,10 @@ mod tests {
 
     use super::*;
 
+    const FRAME_SIZE: u64 = 4096;
+
     fn arena(frames: usize) -> Arena {
-        Arena::new(Hpa::new(1 << 32), frames).unwrap()
+        Arena::new(Hpa::new(1 << 32), frames, 12).unwrap()
     }
 
     #[test]
@@ -251,6 +259,18 @@ mod tests {
         }
         arena.reset_peak();
         assert_eq!((arena.now(), arena.peak()), (0, 0));
+    }
+
+    #[test]
+    fn frames_are_as_large_as_tables() {
+        for shift in [12, 14, 16] {
+            let arena = Arena::new(Hpa::new(1 << 32), 20, shift).unwrap();
+            let (one, run) = (arena.allocate(1).unwrap(), arena.allocate(4).unwrap());
+            assert!(one.is_aligned(1 << shift) && run.is_aligned(4 << shift));
+            assert_eq!(arena.words(one).len(), 1 << (shift - 3));
+            let inside = |frames: u64| arena.word(Hpa::new(run.get() + (frames << shift) - 8)).is_some();
+            assert!(inside(4) && !inside(5), "frames of {shift} bits");
+        }
     }
 
     #[test]
@@ -341,6 +361,6 @@ mod tests {
         let arena = arena(1);
         let frame = arena.allocate(1).unwrap();
         arena.free(frame, 1);
-        assert!(arena.memory.words()[..FRAME_WORDS].iter().all(|word| word.load(Relaxed) == POISON));
+        assert!(arena.memory.words()[..512].iter().all(|word| word.load(Relaxed) == POISON));
     }
 }

@@ -7,16 +7,19 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use slat::addr::Hpa;
 
-pub use self::arena::{Arena, FRAME_SIZE, FRAME_WORDS};
-use crate::memory::{GuestMemory, PAGE_SIZE, Places};
+pub use self::arena::Arena;
+use crate::memory::{GuestMemory, Places};
 use crate::walk::{Abort, DescriptorMemory};
 
 /// Where the frames for page tables begin.
 pub const TABLES_BASE: Hpa = Hpa::new(4 << 30);
 /// Where guest memory begins: a multiple of every leaf's size, so that offsets and addresses are congruent.
 pub const GUEST_BASE: Hpa = Hpa::new(1 << 40);
-/// The most frames that fit below guest memory.
-pub const MOST_TABLES: usize = ((GUEST_BASE.get() - TABLES_BASE.get()) / FRAME_SIZE) as usize;
+
+/// The most tables of `1 << shift` bytes that fit below guest memory.
+pub const fn most_tables(shift: u32) -> usize {
+    ((GUEST_BASE.get() - TABLES_BASE.get()) >> shift) as usize
+}
 
 /// Everything that has a host physical address.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ impl Physical {
     #[inline]
     pub fn guest_offset(&self, hpa: Hpa) -> Option<u64> {
         let offset = hpa.checked_offset_from(GUEST_BASE).filter(|&offset| offset < self.guest.len())?;
-        let lent = self.places.as_ref().is_none_or(|places| places.is_lent(offset / PAGE_SIZE));
+        let lent = self.places.as_ref().is_none_or(|places| places.is_lent(offset / self.guest.page_size()));
         lent.then_some(offset)
     }
 
@@ -86,7 +89,7 @@ mod tests {
 
     fn physical() -> Physical {
         let guest = GuestMemory::new(2 * PAGE_SIZE, Source::Anonymous).unwrap();
-        Physical::new(Arena::new(TABLES_BASE, 4).unwrap(), guest, None)
+        Physical::new(Arena::new(TABLES_BASE, 4, 12).unwrap(), guest, None)
     }
 
     #[test]
@@ -107,7 +110,7 @@ mod tests {
         assert_eq!(physical.read(second), Ok(5));
         assert_eq!(physical.update(second, 5, 6), Ok(Ok(5)));
         assert_eq!(physical.update(second, 5, 7), Ok(Err(6)));
-        for nowhere in [Hpa::new(0), GUEST_BASE, Hpa::new(table.get() + 4 * FRAME_SIZE)] {
+        for nowhere in [Hpa::new(0), GUEST_BASE, Hpa::new(table.get() + 4 * 4096)] {
             assert_eq!(physical.read(nowhere), Err(Abort { hpa: nowhere }));
         }
         physical.tables().free(table, 1);

@@ -6,6 +6,7 @@
 
 pub mod arm64;
 pub mod ept;
+pub mod npt;
 pub mod riscv;
 #[cfg(test)]
 mod sparse;

@@ -6,7 +6,7 @@ use slat::vm::{
     Budget, Config, LogError, LogMode, NewSlot, Pages, Progress, RangeError, SlotError, SlotFlags, Statistics,
     Teardown, Vcpu, Vm, Worker,
 };
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 use slat_machine::{Machine, MachineConfig, Runner};
 
 use super::subject;
@@ -15,9 +15,13 @@ pub(crate) type TestVm<'m> = Vm<&'m Machine, subject::Format>;
 pub(crate) type TestVcpu<'v, 'm> = Runner<'m, Vcpu<&'v TestVm<'m>>>;
 pub(crate) type TestWorker<'v, 'm> = Worker<&'v TestVm<'m>>;
 
-pub(crate) const MIB: u64 = 1 << 20;
-pub(crate) const BLOCK: u64 = 2 * MIB;
+/// Bytes in a page, and in what a table of pages maps.
+pub(crate) const PAGE_SIZE: u64 = 1 << subject::PAGE_SHIFT;
+pub(crate) const BLOCK: u64 = PAGE_SIZE * PAGE_SIZE / 8;
+/// 256 pages: a mebibyte, where a page has 4 KiB.
+pub(crate) const MIB: u64 = 256 * PAGE_SIZE;
 pub(crate) const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Protect) };
+pub(crate) const LOGGED_BY_HARDWARE: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Hardware) };
 pub(crate) const LOGGED_INITIALLY_SET: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
 pub(crate) const UNLOGGED: SlotFlags = SlotFlags { read_only: false, log: None };
 

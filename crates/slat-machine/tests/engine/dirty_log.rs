@@ -9,19 +9,21 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use slat::addr::Gpa;
+use slat::format::Format;
 use slat::host::SlotId;
-use slat::vm::{Budget, Pages, SlotFlags};
+use slat::vm::{Budget, NewSlot, Pages, SlotError, SlotFlags};
 use slat_machine::copy::Destination;
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 use slat_machine::program::{Order, Program};
 
 use super::common::*;
 use super::stage::Stage;
 
-const BASE: u64 = (1 << 30) + 0x1f_d000;
+const BASE: u64 = (1 << 30) + 0x1fd * PAGE_SIZE;
 const SLOT: SlotId = SlotId(3);
 const VCPUS: u32 = 3;
-const ROUNDS: u64 = 16;
+/// Fewer where pages take longer to copy.
+const ROUNDS: u64 = if PAGE_SIZE > 4096 { 5 } else { 16 };
 /// An odd tail, as in KVM's test.
 const BYTES: u64 = 8 * MIB + 3 * PAGE_SIZE;
 
@@ -106,6 +108,16 @@ fn check(round: u64, bitmap: &[u64], value_of: impl Fn(u64) -> u64, pages: u64, 
 }
 
 fn log_is_complete(source: Source, flags: SlotFlags, how: Take) {
+    log_is_complete_beside(source, flags, how, |_, _| {});
+}
+
+/// `disturb` is called in each round, beside the guests.
+fn log_is_complete_beside(
+    source: Source,
+    flags: SlotFlags,
+    how: Take,
+    mut disturb: impl FnMut(&mut TestWorker<'_, '_>, u64),
+) {
     let machine = machine(BYTES, source, VCPUS);
     let vm = vm(&machine);
     let mut worker = worker(&vm);
@@ -115,7 +127,7 @@ fn log_is_complete(source: Source, flags: SlotFlags, how: Take) {
     }
     set_flags(&mut worker, SLOT, flags, Budget::entries(100));
     let pages = all_pages(&machine);
-    let destination = Destination::new(BYTES).unwrap();
+    let destination = Destination::with_page_size(BYTES, PAGE_SIZE).unwrap();
     let (stage, rounds) = (Stage::default(), Rounds::new());
     std::thread::scope(|scope| {
         let (_curtain, rounds) = (stage.curtain(), &rounds);
@@ -130,11 +142,12 @@ fn log_is_complete(source: Source, flags: SlotFlags, how: Take) {
         destination.copy_everything(machine.memory());
         let mut due = vec![false; pages.count as usize];
         for round in 1..=ROUNDS {
+            disturb(&mut worker, round);
             stage.wait_until(|| rounds.have_all_finished());
             let bitmap = take(&mut worker, pages, how);
             destination.copy_named(machine.memory(), 0, &bitmap);
             // An initially set log reports pages that nobody wrote, the first time.
-            if round > 1 || flags == LOGGED {
+            if round > 1 || flags.log != LOGGED_INITIALLY_SET.log {
                 check(round, &bitmap, |page| machine.memory().load(page * PAGE_SIZE), pages.count, &mut due);
             }
             worker.top_up(64).unwrap();
@@ -181,4 +194,89 @@ fn an_initially_set_log_is_complete_by_get_and_clear() {
 #[test]
 fn an_initially_set_log_is_complete_in_parts() {
     log_is_complete(Source::AnonymousThp, LOGGED_INITIALLY_SET, Take::InParts);
+}
+
+/// The tests of a log that hardware keeps, for formats whose hardware can; others have to refuse it.
+fn by_hardware(test: impl FnOnce()) {
+    if super::subject::format().hardware_dirty() {
+        return test();
+    }
+    let machine = machine(BYTES, Source::Anonymous, VCPUS);
+    let vm = vm(&machine);
+    let mut worker = worker(&vm);
+    let logged = NewSlot { flags: LOGGED_BY_HARDWARE, ..slot(BASE, BYTES, 0) };
+    assert_eq!(worker.create_slot(SLOT, logged), Err(SlotError::LogMode));
+    worker.create_slot(SLOT, slot(BASE, BYTES, 0)).unwrap();
+    assert_eq!(worker.set_flags(SLOT, LOGGED_BY_HARDWARE, Budget::UNLIMITED), Err(SlotError::LogMode));
+}
+
+#[test]
+fn the_log_that_hardware_keeps_is_complete_by_get_and_clear() {
+    by_hardware(|| log_is_complete(Source::AnonymousThp, LOGGED_BY_HARDWARE, Take::GetAndClear));
+}
+
+#[test]
+fn the_log_that_hardware_keeps_is_complete_by_harvest() {
+    by_hardware(|| log_is_complete(Source::Anonymous, LOGGED_BY_HARDWARE, Take::Harvest));
+}
+
+#[test]
+fn the_log_that_hardware_keeps_is_complete_in_parts() {
+    by_hardware(|| log_is_complete(Source::AnonymousThp, LOGGED_BY_HARDWARE, Take::InParts));
+}
+
+/// What hardware has noted goes with the entries that are taken away, and must not be lost.
+#[test]
+fn the_log_that_hardware_keeps_survives_unmapping_and_ageing() {
+    by_hardware(|| {
+        for how in [Take::Harvest, Take::GetAndClear] {
+            log_is_complete_beside(Source::Anonymous, LOGGED_BY_HARDWARE, how, |worker, round| {
+                let all = range(BASE, BYTES);
+                match round % 4 {
+                    0 => assert!(worker.unmap(all, Budget::UNLIMITED).unwrap().is_done()),
+                    1 => _ = worker.unmap(range(BASE + round * 64 * PAGE_SIZE, 100 * PAGE_SIZE), Budget::UNLIMITED),
+                    2 => _ = worker.age(all, Budget::UNLIMITED).unwrap(),
+                    _ => _ = worker.write_protect(all, Budget::UNLIMITED).unwrap(),
+                }
+                let _ = worker.reclaim(Budget::UNLIMITED);
+            });
+        }
+    });
+}
+
+/// Pages 0 to 1,023 are written, each time without a fault but the first; then some are unmapped in one way or another.
+#[test]
+fn what_hardware_has_noted_is_in_the_next_harvest_whatever_became_of_its_page() {
+    by_hardware(|| {
+        const PAGES: u64 = 1024;
+        type Away = fn(&mut TestWorker<'_, '_>);
+        let ways: [Away; 5] = [
+            |_| {},
+            |worker| assert!(worker.unmap(range(BASE + 3 * PAGE_SIZE, 700 * PAGE_SIZE), Budget::entries(100)).is_ok()),
+            |worker| assert!(worker.unmap(range(0, 1 << 32), Budget::UNLIMITED).unwrap().is_done()),
+            |worker| assert!(worker.annotate(range(BASE, 900 * PAGE_SIZE), 1, Budget::UNLIMITED).unwrap().is_done()),
+            |worker| assert!(worker.write_protect(range(BASE, 900 * PAGE_SIZE), Budget::UNLIMITED).unwrap().is_done()),
+        ];
+        for (number, away) in ways.into_iter().enumerate() {
+            let machine = machine(BYTES, Source::Anonymous, VCPUS);
+            let vm = vm(&machine);
+            let mut worker = worker(&vm);
+            worker.create_slot(SLOT, NewSlot { flags: LOGGED_BY_HARDWARE, ..slot(BASE, BYTES, 0) }).unwrap();
+            let pages = all_pages(&machine);
+            let mut guest = vcpu(&vm, 0);
+            let mut write = |value| (0..PAGES).for_each(|page| guest.store(page_gpa(BASE, page), value).unwrap());
+            let mut bitmap = bitmap_for(pages);
+            write(1);
+            assert_eq!(harvest(&mut worker, SLOT, pages, &mut bitmap, Budget::UNLIMITED), Ok(true));
+            let faults = vm.statistics().relaxed + vm.statistics().mapped;
+            write(2);
+            assert_eq!(vm.statistics().relaxed + vm.statistics().mapped, faults, "hardware needs no fault");
+            away(&mut worker);
+            bitmap.fill(0);
+            assert_eq!(harvest(&mut worker, SLOT, pages, &mut bitmap, Budget::UNLIMITED), Ok(true));
+            let reported = (0..pages.count).filter(|&page| is_set(&bitmap, page)).count();
+            assert_eq!(reported as u64, PAGES, "way {number}");
+            assert!((0..PAGES).all(|page| is_set(&bitmap, page)), "way {number}");
+        }
+    });
 }

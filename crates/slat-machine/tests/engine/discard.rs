@@ -13,7 +13,7 @@ use slat::host::SlotId;
 use slat::vm::Worker;
 use slat_machine::Machine;
 use slat_machine::machine::Maintenance;
-use slat_machine::memory::{PAGE_SIZE, Replacement, Source};
+use slat_machine::memory::{Replacement, Source};
 
 use super::common::*;
 use super::dice::{Dice, seeds};

@@ -8,7 +8,7 @@ use slat::addr::{GpaRange, Hpa, Level};
 use slat::host::{MemoryType, Permissions, Run, SlotId, Translation};
 use slat::vm::Budget;
 use slat_machine::Machine;
-use slat_machine::memory::{PAGE_SIZE, PAGE_WORDS, Source};
+use slat_machine::memory::Source;
 use slat_machine::physical::GUEST_BASE;
 
 use super::common::*;
@@ -42,6 +42,11 @@ impl Places {
     }
 }
 
+/// A page's words.
+fn page_of(word: u64) -> Vec<u64> {
+    vec![word; (PAGE_SIZE / 8) as usize]
+}
+
 /// Moves `count` pages from `first` on to free places, and fills what they left with a mark that no guest writes.
 fn move_pages(
     worker: &mut TestWorker<'_, '_>,
@@ -54,10 +59,10 @@ fn move_pages(
     while !invalidation.unmap(Budget::entries(2)).is_done() {}
     for page in first..first + count {
         let (from, to) = (places.0[page as usize].load(Acquire), free.remove(0));
-        let mut words = [0; PAGE_WORDS];
+        let mut words = page_of(0);
         machine.memory().read_page(from, &mut words);
         machine.memory().write_page(to, &words);
-        machine.memory().write_page(from, &[MOVED_AWAY; PAGE_WORDS]);
+        machine.memory().write_page(from, &page_of(MOVED_AWAY));
         places.0[page as usize].store(to, Release);
         free.push(from);
     }
@@ -72,7 +77,7 @@ fn pages_that_move_keep_what_guests_wrote_and_the_old_places_are_left_alone() {
     worker.create_slot(SlotId(0), slot(BASE, PAGES * PAGE_SIZE, 0)).unwrap();
     let mut free: Vec<_> = (PAGES..PLACES).collect();
     for &place in &free {
-        machine.memory().write_page(place, &[MOVED_AWAY; PAGE_WORDS]);
+        machine.memory().write_page(place, &page_of(MOVED_AWAY));
     }
     let stage = Stage::default();
     std::thread::scope(|scope| {

@@ -1,33 +1,33 @@
 //! The engine on the machine: guests that run, and what they see. The same tests for every format.
 #![allow(clippy::duplicate_mod)] // each file of tests is compiled once for each format
 
-/// All tests, for each format in a line: its type, a value of it, the walker that was written from the same architecture's
-/// manual, and the seeds of tests that choose by seed.
+/// Tests for each format in a line: its type, a value of it, the walker that was written from the same architecture's
+/// manual, bits of its pages, and the seeds of tests that choose by seed. In brackets: which tests.
 macro_rules! engine_with {
-    ($($name:ident: $format:ty = $value:expr, $walker:expr, $seeds:expr;)+) => {
-        $(#[path = "."]
+    ($tests:tt $($name:ident: $format:ty = $value:expr, $walker:expr, $page_shift:literal, $seeds:expr;)+) => {
+        $(engine_with_one!($tests $name, $format, $value, $walker, $page_shift, $seeds);)+
+    };
+}
+
+macro_rules! engine_with_one {
+    ([$($tests:ident)+] $name:ident, $format:ty, $value:expr, $walker:expr, $page_shift:literal, $seeds:expr) => {
+        #[path = "."]
         mod $name {
+            #[allow(dead_code)] // not every test needs all of it
             mod common;
             mod dice;
-            mod dirty_log;
-            mod discard;
-            mod invalidate;
-            mod populate;
-            mod races;
-            mod slots;
-            mod split;
             mod stage;
-            mod stress;
-            mod teardown;
+            $(mod $tests;)+
 
             /// What is tested.
             mod subject {
                 #[allow(unused_imports)] // not every format needs all of them
-                use slat_machine::walk::{Walker, arm64, ept, riscv};
+                use slat_machine::walk::{Walker, arm64, ept, npt, riscv};
                 #[allow(unused_imports)]
                 use crate::under;
 
                 pub(crate) type Format = $format;
+                pub(crate) const PAGE_SHIFT: u32 = $page_shift;
                 pub(crate) const SEEDS: std::ops::Range<u64> = $seeds;
 
                 pub(crate) fn format() -> Format {
@@ -38,19 +38,34 @@ macro_rules! engine_with {
                     Box::new($walker)
                 }
             }
-        })+
+        }
     };
 }
 
 engine_with! {
-    arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 0..2;
-    arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40)).with_forced_write_back(), 5..6;
-    arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5)), 6..7;
-    ept: slat::format::Ept = Format::new(), ept::Ept::new(), 0..2;
-    ept_5: slat::format::Ept5 = Format::new(), ept::Ept::new().with_five_levels(), 2..3;
-    sv39x4: slat::format::Sv39x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv39x4), 2..3;
-    sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 3..4;
-    sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), 4..5;
+    [dirty_log discard invalidate populate races slots split stress teardown]
+    arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
+    arm64_4k_hd: slat::format::Arm64Hd = Format::new(40).unwrap(), under(Format::new(40)), 12, 9..10;
+    arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40)).with_forced_write_back(), 12, 5..6;
+    arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5)), 12, 6..7;
+    ept: slat::format::Ept = Format::new(), ept::Ept::new(), 12, 0..2;
+    ept_ad: slat::format::EptAd = Format::new(), ept::Ept::of(ept::Processor::default(), true), 12, 10..11;
+    ept_5: slat::format::Ept5 = Format::new(), ept::Ept::new().with_five_levels(), 12, 2..3;
+    npt: slat::format::Npt = Format::new(), npt::Npt::new(), 12, 7..8;
+    npt_ad: slat::format::NptAd = Format::new(), npt::Npt::new(), 12, 11..12;
+    npt_5: slat::format::Npt5 = Format::new(), npt::Npt::new().with_five_levels(), 12, 8..9;
+    sv39x4: slat::format::Sv39x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv39x4), 12, 2..3;
+    sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 12, 3..4;
+    sv48x4_adu: slat::format::Sv48x4Adu = Format::new(), riscv::GStage::of(riscv::Mode::Sv48x4, riscv::Hart { updates_flags: true, ..riscv::Hart::default() }), 12, 12..13;
+    sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), 12, 4..5;
+}
+
+// Larger pages: the tests that count no blocks.
+engine_with! {
+    [dirty_log invalidate races slots stress teardown]
+    arm64_16k: slat::format::Arm64_16k = Format::new(40).unwrap(), under(Format::new(40)), 14, 9..10;
+    arm64_16k_lpa2: slat::format::Arm64_16kLpa2 = Format::new(52).unwrap(), under(Format::new(52)), 14, 10..11;
+    arm64_64k: slat::format::Arm64_64k = Format::new(46).unwrap(), under(Format::new(46)), 16, 11..12;
 }
 
 /// arm64 with contiguous groups: the tests that count neither faults nor answers of the host, and one of their own.
@@ -85,8 +100,8 @@ mod arm64_4k_contiguous {
 }
 
 /// The walker under the format's own value of VTCR_EL2.
-fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool>(
-    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB>, slat::format::Arm64Error>,
+fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
+    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB, HD>, slat::format::Arm64Error>,
 ) -> slat_machine::walk::arm64::Stage2 {
     let vtcr = format.expect("a format").vtcr(6, false, false);
     slat_machine::walk::arm64::Stage2::new(slat_machine::walk::arm64::Vtcr::decode(vtcr).expect("a register's value"))

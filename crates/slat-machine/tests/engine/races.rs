@@ -7,7 +7,7 @@ use slat::addr::{Gpa, Hpa};
 use slat::format::Format;
 use slat::host::{MemoryType, Permissions, Request, Run, SlotId, Translation};
 use slat::vm::{Budget, Outcome};
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 use slat_machine::physical::GUEST_BASE;
 use slat_machine::vcpu::FaultEntry;
 use slat_machine::{GuestError, Machine};
@@ -16,7 +16,7 @@ use super::common::*;
 
 const BASE: u64 = 5 << 30;
 const SLOT: SlotId = SlotId(1);
-const AT: Gpa = Gpa::new(BASE + 0x7000);
+const AT: Gpa = Gpa::new(BASE + 7 * PAGE_SIZE);
 
 /// The first question to the backing waits here, inside the fault that asks it.
 struct Held {
@@ -93,7 +93,7 @@ fn an_answer_from_before_an_unmapping_is_not_published_after_it() {
         let part = range(AT.get(), PAGE_SIZE);
         let unmap = || assert!(worker.unmap(part, Budget::UNLIMITED).unwrap().is_done());
         assert_eq!(held.during(|| vcpu.store(AT, 9), unmap), Ok(()));
-        let words = [0, 4 * MIB].map(|offset| machine.memory().load(offset + 0x7000));
+        let words = [0, 4 * MIB].map(|offset| machine.memory().load(offset + 7 * PAGE_SIZE));
         assert_eq!(words, [0, 9], "the guest writes where its memory is now");
     }
 }
@@ -107,7 +107,7 @@ fn write_during(change: impl Fn(&mut TestWorker<'_, '_>)) -> [(Result<(), GuestE
         vcpu.store(Gpa::new(BASE), 1).unwrap();
         let held = Held::new(&machine, may_block, |request| page_at(request, 0), |request| page_at(request, 0));
         let stored = held.during(|| vcpu.store(AT, 9), || change(&mut worker));
-        (stored, machine.memory().load(0x7000))
+        (stored, machine.memory().load(7 * PAGE_SIZE))
     })
 }
 
@@ -157,7 +157,7 @@ fn a_table_that_a_fault_stands_in_is_not_freed() {
             assert_eq!(machine.tables_now(), tables);
         },
     );
-    assert_eq!((stored, machine.memory().load(0x7000)), (Ok(()), 9));
+    assert_eq!((stored, machine.memory().load(7 * PAGE_SIZE)), (Ok(()), 9));
     assert_eq!(worker.reclaim(Budget::UNLIMITED).awaiting, 0);
     assert_tables_agree(&vm);
 }

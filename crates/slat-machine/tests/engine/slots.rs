@@ -9,7 +9,7 @@ use slat::format::Format;
 use slat::host::{SlotId, Translation};
 use slat::vm::{Budget, SlotError};
 use slat_machine::GuestError;
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 
 use super::common::*;
 use super::stage::Stage;
@@ -88,7 +88,7 @@ fn a_read_only_slot_takes_no_writes_from_its_first_moment_on() {
     let machine = machine(4 * MIB, Source::AnonymousThp, 1);
     let vm = vm_with_memory(&machine, KEPT_BASE);
     let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
-    let at = Gpa::new(KEPT_BASE + 0x3000);
+    let at = Gpa::new(KEPT_BASE + 3 * PAGE_SIZE);
     vcpu.store(at, 1).unwrap();
     set_flags(&mut worker, KEPT, slat::vm::SlotFlags { read_only: true, log: None }, Budget::UNLIMITED);
     assert_eq!((vcpu.store(at, 2), vcpu.load(at)), (Err(GuestError::Mmio(at)), Ok(1)));
@@ -116,7 +116,7 @@ fn what_the_backing_says_is_what_the_guest_gets() {
     let machine = machine(4 * MIB, Source::Anonymous, 1);
     let vm = vm_with_memory(&machine, KEPT_BASE);
     let mut vcpu = vcpu(&vm, 0);
-    let at = Gpa::new(KEPT_BASE + 0x1000);
+    let at = Gpa::new(KEPT_BASE + PAGE_SIZE);
 
     machine.inject_translation(|_| Some(Translation::Denied));
     assert!(matches!(vcpu.store(at, 1), Err(GuestError::Denied(..))));
@@ -137,7 +137,7 @@ fn what_the_backing_says_is_what_the_guest_gets() {
         count.fetch_add(1, Relaxed);
         Some(Translation::WouldBlock)
     });
-    let other = Gpa::new(KEPT_BASE + 0x4_8000);
+    let other = Gpa::new(KEPT_BASE + 72 * PAGE_SIZE);
     vcpu.store(other, 3).unwrap();
     assert!(blocked.load(Relaxed) > 0, "asked inside of the engine first, then outside");
     machine.clear_injections();

@@ -6,7 +6,7 @@ use slat::addr::GpaRange;
 use slat::host::{Access, SlotId, Translation};
 use slat::vm::{Budget, Collapse, Pages, PrefaultError, SlotError, Worker};
 use slat_machine::copy::Destination;
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 use slat_machine::{GuestError, Machine};
 
 use super::common::*;
@@ -127,7 +127,8 @@ fn blocks_are_split_and_collapsed_under_guests() {
                 split_and_collapse(&mut worker, &mut dice);
             }
         });
-        assert!(vm.statistics().collapses > 0, "something was collapsed");
+        // Tables of more than 512 entries are not collapsed.
+        assert_eq!(vm.statistics().collapses > 0, BLOCK / PAGE_SIZE <= 512);
         assert_tables_agree(&vm);
         let mut worker = Worker::new(&vm).unwrap();
         tear_down(&mut worker, Budget::entries(100));
@@ -151,7 +152,7 @@ fn inject_trouble(machine: &Machine, seed: u64) {
 fn stress(source: Source, seed: u64, workers: u64, trouble: bool) {
     let machine = machine(BYTES, source, VCPUS);
     let vm = vm_with_memory(&machine, BASE);
-    let destination = Mutex::new(Destination::new(BYTES).unwrap());
+    let destination = Mutex::new(Destination::with_page_size(BYTES, PAGE_SIZE).unwrap());
     let flags = if seed.is_multiple_of(2) { LOGGED } else { LOGGED_INITIALLY_SET };
     set_flags(&mut Worker::new(&vm).unwrap(), SLOT, flags, Budget::entries(30));
     if trouble {

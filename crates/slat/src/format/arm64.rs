@@ -25,9 +25,15 @@ const ACCESS_FLAG: u64 = 1 << 10;
 /// In a leaf: one of several aligned neighbours that hardware may cache as one (D8.7.1).
 const CONTIGUOUS_HINT: u64 = 1 << 52;
 const EXECUTE_NEVER: u64 = 1 << 54;
+/// With hardware management of the dirty state: writable, whatever `S2AP[1]` says, which is the dirty state then (D8.5.3).
+const DBM: u64 = 1 << 51;
 /// Bits 58:55 are reserved for software in leaf descriptors, and ignored in table descriptors.
 const MAY_WRITE: u64 = 1 << 55;
 const KEPT: u64 = 1 << 56;
+/// Was dirty when write permission was withheld.
+const WAS_DIRTY_SHIFT: u32 = 57;
+const WAS_DIRTY: u64 = 1 << WAS_DIRTY_SHIFT;
+const S2AP_WRITE_SHIFT: u32 = 7;
 /// Invalid descriptors: bits 63:1 are ignored (D8.3.1).
 const ANNOTATED: u64 = 1 << 4;
 const ANNOTATION_SHIFT: u32 = 12;
@@ -38,14 +44,21 @@ const MEM_ATTR: u64 = 0b1111 << MEM_ATTR_SHIFT;
 ///
 /// `LPA2` is the format of FEAT_LPA2 for the granules of 4 and 16 KiB (`VTCR_EL2.DS`); that of 64 KiB has room for 52 bits
 /// without. `FWB` is the memory attributes of FEAT_S2FWB (`HCR_EL2.FWB`), under which a guest's own attributes do not make
-/// memory less cacheable. Leaves are pages and blocks of 2 MiB and 1 GiB, 32 MiB, or 512 MiB; larger ones, which 52-bit
+/// memory less cacheable. `HD` is hardware management of the access flag and the dirty state (FEAT_HAFDBS, `VTCR_EL2.HA` and
+/// `HD`). Leaves are pages and blocks of 2 MiB and 1 GiB, 32 MiB, or 512 MiB; larger ones, which 52-bit
 /// addresses allow, would make the regions larger that invalidations are counted by (R4).
 ///
 /// `GROUPS` is whether leaves come in contiguous groups where they can: of 64 KiB of pages and 32 MiB of blocks, 2 MiB and 1
 /// GiB, or 2 MiB of pages only. They are a matter of the type, so that who does without them does not pay for the question.
 /// The hint is set and cleared by break-before-make: any CPU will do (FEAT_BBM level 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool = false> {
+pub struct Stage2<
+    const GRANULE: u8,
+    const LPA2: bool,
+    const FWB: bool,
+    const HD: bool = false,
+    const GROUPS: bool = false,
+> {
     root: Level,
     root_bits: u8,
 }
@@ -53,9 +66,11 @@ pub struct Stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GR
 /// 4 KiB granule, addresses of 32 to 48 bits.
 pub type Arm64 = Stage2<12, false, false>;
 /// [`Arm64`] with contiguous groups.
-pub type Arm64Contiguous = Stage2<12, false, false, true>;
+pub type Arm64Contiguous = Stage2<12, false, false, false, true>;
 /// [`Arm64`] with FEAT_S2FWB.
 pub type Arm64Fwb = Stage2<12, false, true>;
+/// [`Arm64`] with hardware management of the access flag and the dirty state.
+pub type Arm64Hd = Stage2<12, false, false, true>;
 /// 4 KiB granule with FEAT_LPA2, addresses of 32 to 52 bits.
 pub type Arm64Lpa2 = Stage2<12, true, false>;
 /// 16 KiB granule, addresses of 32 to 48 bits.
@@ -99,7 +114,9 @@ impl fmt::Display for Arm64Error {
 
 impl core::error::Error for Arm64Error {}
 
-impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> Stage2<GRANULE, LPA2, FWB, GROUPS> {
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>
+    Stage2<GRANULE, LPA2, FWB, HD, GROUPS>
+{
     /// Bits that a table resolves.
     const STRIDE: u32 = GRANULE as u32 - 3;
     /// Bits of an address, input and output.
@@ -119,6 +136,10 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> S
     const NORMAL: u64 = if FWB { 0b0110 } else { 0b1111 };
     const NON_CACHEABLE: u64 = 0b0101;
     const DEVICE: u64 = 0b0001;
+    /// What says that hardware may write.
+    const WRITABLE: u64 = if HD { DBM } else { S2AP_WRITE };
+    /// What hardware notes of a write.
+    const WRITTEN: u64 = if HD { S2AP_WRITE } else { 0 };
 
     /// Stage 2 for guest physical addresses of `address_bits` bits, 32 to 48 or 52.
     ///
@@ -154,7 +175,8 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> S
 
     /// The value of `VTCR_EL2`: walks that are write-back and inner shareable, and the output size that both this format
     /// and the CPU have, which `pa_range` says (`ID_AA64MMFR0_EL1.PARange`). `wide_vmid` is 16 bits of VMID (VS);
-    /// `manages_access_flag` lets the CPU set the access flag itself (HA, of FEAT_HAFDBS).
+    /// `manages_access_flag` lets the CPU set the access flag itself (HA, of FEAT_HAFDBS), which a format with `HD` does
+    /// anyway.
     pub const fn vtcr(self, pa_range: u8, wide_vmid: bool, manages_access_flag: bool) -> u64 {
         let address_bits = self.root_bits as u64 + GRANULE as u64 + Self::STRIDE as u64 * self.root.get() as u64;
         // The manual counts levels down to 3.
@@ -174,7 +196,8 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> S
             | granule << 14
             | (ps as u64) << 16
             | (wide_vmid as u64) << 19
-            | (manages_access_flag as u64) << 21
+            | ((manages_access_flag || HD) as u64) << 21
+            | (HD as u64) << 22
             | 1 << 31
             | (LPA2 as u64) << 32
     }
@@ -182,6 +205,12 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> S
     /// The value of `VTTBR_EL2` for the tables at `root`: VMID in bits 63:48, bits 51:48 of a 52-bit address in 5:2.
     pub const fn vttbr(self, root: Hpa, vmid: u16) -> u64 {
         (vmid as u64) << 48 | root.get() & mask(47, 6) | (root.get() >> 48) << 2
+    }
+
+    /// The leaf with the note of software's that keeps the dirty state when hardware's bits go.
+    #[inline(always)]
+    const fn with_note(raw: u64) -> u64 {
+        raw | (raw & Self::WRITTEN) << (WAS_DIRTY_SHIFT - S2AP_WRITE_SHIFT)
     }
 
     #[inline(always)]
@@ -200,30 +229,50 @@ const fn mask(high: u8, low: u8) -> u64 {
     (u64::MAX >> (63 - high)) & (u64::MAX << low)
 }
 
-impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> Format
-    for Stage2<GRANULE, LPA2, FWB, GROUPS>
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool> Format
+    for Stage2<GRANULE, LPA2, FWB, HD, GROUPS>
 {
-    const NAME: &'static str = match (GRANULE, LPA2, FWB, GROUPS) {
-        (12, false, false, false) => "arm64-4k",
-        (12, false, true, false) => "arm64-4k-fwb",
-        (12, true, false, false) => "arm64-4k-lpa2",
-        (12, true, true, false) => "arm64-4k-lpa2-fwb",
-        (12, false, false, true) => "arm64-4k-contiguous",
-        (12, false, true, true) => "arm64-4k-fwb-contiguous",
-        (12, true, false, true) => "arm64-4k-lpa2-contiguous",
-        (12, true, true, true) => "arm64-4k-lpa2-fwb-contiguous",
-        (14, false, false, false) => "arm64-16k",
-        (14, false, true, false) => "arm64-16k-fwb",
-        (14, true, false, false) => "arm64-16k-lpa2",
-        (14, true, true, false) => "arm64-16k-lpa2-fwb",
-        (14, false, false, true) => "arm64-16k-contiguous",
-        (14, false, true, true) => "arm64-16k-fwb-contiguous",
-        (14, true, false, true) => "arm64-16k-lpa2-contiguous",
-        (14, true, true, true) => "arm64-16k-lpa2-fwb-contiguous",
-        (16, false, false, false) => "arm64-64k",
-        (16, false, true, false) => "arm64-64k-fwb",
-        (16, false, false, true) => "arm64-64k-contiguous",
-        (16, false, true, true) => "arm64-64k-fwb-contiguous",
+    const NAME: &'static str = match (GRANULE, LPA2, FWB, HD, GROUPS) {
+        (12, false, false, false, false) => "arm64-4k",
+        (12, false, false, false, true) => "arm64-4k-contiguous",
+        (12, false, false, true, false) => "arm64-4k-hd",
+        (12, false, false, true, true) => "arm64-4k-hd-contiguous",
+        (12, false, true, false, false) => "arm64-4k-fwb",
+        (12, false, true, false, true) => "arm64-4k-fwb-contiguous",
+        (12, false, true, true, false) => "arm64-4k-fwb-hd",
+        (12, false, true, true, true) => "arm64-4k-fwb-hd-contiguous",
+        (12, true, false, false, false) => "arm64-4k-lpa2",
+        (12, true, false, false, true) => "arm64-4k-lpa2-contiguous",
+        (12, true, false, true, false) => "arm64-4k-lpa2-hd",
+        (12, true, false, true, true) => "arm64-4k-lpa2-hd-contiguous",
+        (12, true, true, false, false) => "arm64-4k-lpa2-fwb",
+        (12, true, true, false, true) => "arm64-4k-lpa2-fwb-contiguous",
+        (12, true, true, true, false) => "arm64-4k-lpa2-fwb-hd",
+        (12, true, true, true, true) => "arm64-4k-lpa2-fwb-hd-contiguous",
+        (14, false, false, false, false) => "arm64-16k",
+        (14, false, false, false, true) => "arm64-16k-contiguous",
+        (14, false, false, true, false) => "arm64-16k-hd",
+        (14, false, false, true, true) => "arm64-16k-hd-contiguous",
+        (14, false, true, false, false) => "arm64-16k-fwb",
+        (14, false, true, false, true) => "arm64-16k-fwb-contiguous",
+        (14, false, true, true, false) => "arm64-16k-fwb-hd",
+        (14, false, true, true, true) => "arm64-16k-fwb-hd-contiguous",
+        (14, true, false, false, false) => "arm64-16k-lpa2",
+        (14, true, false, false, true) => "arm64-16k-lpa2-contiguous",
+        (14, true, false, true, false) => "arm64-16k-lpa2-hd",
+        (14, true, false, true, true) => "arm64-16k-lpa2-hd-contiguous",
+        (14, true, true, false, false) => "arm64-16k-lpa2-fwb",
+        (14, true, true, false, true) => "arm64-16k-lpa2-fwb-contiguous",
+        (14, true, true, true, false) => "arm64-16k-lpa2-fwb-hd",
+        (14, true, true, true, true) => "arm64-16k-lpa2-fwb-hd-contiguous",
+        (16, false, false, false, false) => "arm64-64k",
+        (16, false, false, false, true) => "arm64-64k-contiguous",
+        (16, false, false, true, false) => "arm64-64k-hd",
+        (16, false, false, true, true) => "arm64-64k-hd-contiguous",
+        (16, false, true, false, false) => "arm64-64k-fwb",
+        (16, false, true, false, true) => "arm64-64k-fwb-contiguous",
+        (16, false, true, true, false) => "arm64-64k-fwb-hd",
+        (16, false, true, true, true) => "arm64-64k-fwb-hd-contiguous",
         _ => panic!("granules are of 12, 14 and 16 bits, the last without FEAT_LPA2"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
@@ -234,7 +283,8 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> F
     /// Built here rather than kept, so that the compiler sees which of its parts are constant.
     #[inline(always)]
     fn geometry(&self) -> Geometry {
-        let largest_leaf = if self.root.get() < 2 || GRANULE > 12 { Level::new(1) } else { Level::new(2) };
+        let largest = if GRANULE == 12 { 2 } else { 1 };
+        let largest_leaf = if self.root.get() < largest { self.root } else { Level::new(largest) };
         Geometry::new(GRANULE, GRANULE - 3, self.root, self.root_bits, largest_leaf, 30)
     }
 
@@ -306,7 +356,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> F
             | bit(level == Level::PAGE, TABLE_OR_PAGE)
             | memory << MEM_ATTR_SHIFT
             | bit(permissions.read(), S2AP_READ)
-            | bit(permissions.write(), S2AP_WRITE)
+            | bit(permissions.write(), Self::WRITABLE)
             | bit(!permissions.execute() || leaf.memory != MemoryType::Normal, EXECUTE_NEVER)
             | bit(leaf.memory != MemoryType::Device, Self::SHAREABLE)
             | bit(leaf.accessed, ACCESS_FLAG)
@@ -322,7 +372,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> F
         };
         Leaf {
             hpa: Self::address(raw).align_down(self.geometry().size(level)),
-            permissions: Permissions::new(raw & S2AP_READ != 0, raw & S2AP_WRITE != 0, raw & EXECUTE_NEVER == 0),
+            permissions: Permissions::new(raw & S2AP_READ != 0, raw & Self::WRITABLE != 0, raw & EXECUTE_NEVER == 0),
             may_write: raw & MAY_WRITE != 0,
             memory,
             accessed: raw & ACCESS_FLAG != 0,
@@ -330,18 +380,21 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> F
     }
 
     #[inline(always)]
-    fn permits(&self, raw: u64, _level: Level, access: Access) -> bool {
+    fn permits(&self, raw: u64, level: Level, access: Access) -> bool {
         let (mask, wanted) = match access {
-            Access::Read => (S2AP_READ | ACCESS_FLAG, S2AP_READ | ACCESS_FLAG),
-            Access::Write => (S2AP_WRITE | ACCESS_FLAG, S2AP_WRITE | ACCESS_FLAG),
-            Access::Execute => (EXECUTE_NEVER | ACCESS_FLAG, ACCESS_FLAG),
+            Access::Read => (S2AP_READ, S2AP_READ),
+            Access::Write => (Self::WRITABLE, Self::WRITABLE),
+            Access::Execute => (EXECUTE_NEVER, 0),
         };
-        raw & mask == wanted
+        // Leaves alone have an access flag; where hardware sets it, they are what is valid and no table.
+        let valid = if HD { VALID } else { ACCESS_FLAG };
+        let (mask, wanted) = (mask | valid, wanted | valid);
+        raw & mask == wanted && !(HD && self.is_table(raw, level))
     }
 
     #[inline(always)]
     fn is_writable(&self, raw: u64, _level: Level) -> bool {
-        raw & S2AP_WRITE != 0
+        if HD { raw & (DBM | VALID) == DBM | VALID } else { raw & S2AP_WRITE != 0 }
     }
 
     #[inline(always)]
@@ -351,7 +404,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> F
 
     #[inline(always)]
     fn made_writable(&self, raw: u64, _level: Level) -> u64 {
-        raw | S2AP_WRITE | ACCESS_FLAG
+        raw | Self::WRITABLE | Self::WRITTEN | ACCESS_FLAG
     }
 
     #[inline(always)]
@@ -366,12 +419,33 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> F
 
     #[inline(always)]
     fn write_protected(&self, raw: u64, _level: Level) -> u64 {
-        raw & !S2AP_WRITE
+        Self::with_note(raw) & !(Self::WRITABLE | Self::WRITTEN)
     }
 
     #[inline(always)]
     fn write_revoked(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(S2AP_WRITE | MAY_WRITE)
+        Self::with_note(raw) & !(Self::WRITABLE | Self::WRITTEN | MAY_WRITE)
+    }
+
+    #[inline(always)]
+    fn hardware_accessed(&self) -> bool {
+        HD
+    }
+
+    #[inline(always)]
+    fn hardware_dirty(&self) -> bool {
+        HD
+    }
+
+    /// Both bits are clear in tables and in every invalid state.
+    #[inline(always)]
+    fn is_dirty(&self, raw: u64, _level: Level) -> bool {
+        HD && raw & (S2AP_WRITE | WAS_DIRTY) != 0
+    }
+
+    #[inline(always)]
+    fn made_clean(&self, raw: u64, _level: Level) -> u64 {
+        if HD { raw & !(S2AP_WRITE | WAS_DIRTY) } else { raw }
     }
 
     /// The numbers of D8.7.1. A group of blocks has to fit in a shard's region.
@@ -407,10 +481,10 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const GROUPS: bool> F
     /// D8.17.1: a change of output address, size, memory type, shareability or the Contiguous bit, or between table and
     /// block, needs break-before-make; permissions, the access flag and software bits do not.
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const PERMISSIVE: u64 = S2AP_READ | S2AP_WRITE | ACCESS_FLAG;
-        const IN_PLACE: u64 = PERMISSIVE | EXECUTE_NEVER | MAY_WRITE;
-        let narrowed = (old & !new & PERMISSIVE) | (new & !old & EXECUTE_NEVER);
-        match (old ^ new) & !IN_PLACE {
+        let permissive = S2AP_READ | S2AP_WRITE | ACCESS_FLAG | Self::WRITABLE;
+        let in_place = permissive | EXECUTE_NEVER | MAY_WRITE | if HD { WAS_DIRTY } else { 0 };
+        let narrowed = (old & !new & permissive) | (new & !old & EXECUTE_NEVER);
+        match (old ^ new) & !in_place {
             0 if narrowed == 0 => Change::Free,
             0 => Change::Flush,
             _ => Change::Break,
@@ -454,8 +528,10 @@ const fn no_overlap(address: u64, high: u64, shareable: u64) -> bool {
         high,
         CONTIGUOUS_HINT,
         EXECUTE_NEVER,
+        DBM,
         MAY_WRITE,
         KEPT,
+        WAS_DIRTY,
     ];
     let (mut seen, mut i) = (0u64, 0);
     while i < fields.len() {

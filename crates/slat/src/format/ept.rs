@@ -1,5 +1,5 @@
-//! x86 extended page tables (EPT): four or five levels, 4 KiB pages, blocks of 2 MiB and 1 GiB, without accessed and dirty
-//! flags.
+//! x86 extended page tables (EPT): four or five levels, 4 KiB pages, blocks of 2 MiB and 1 GiB, with accessed and dirty
+//! flags and without.
 //!
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3C, "EPT translation mechanism" (tables of
 //! the formats of EPT entries), "EPT misconfigurations", "EPT and memory typing", "Mode-based execute control for EPT",
@@ -7,7 +7,8 @@
 //!
 //! With bit 6 of the EPTP clear, the processor keeps no accessed flag and ignores bits 8 and 9. A leaf that is not
 //! accessed is one without any permission, invalid to the processor, which remembers its permissions in bits that the
-//! processor ignores.
+//! processor ignores. With bit 6 set, the processor sets bit 8 of each entry that it uses, tables among them, which have it
+//! from the start, and bit 9 of a leaf that it writes through.
 //!
 //! Execution is allowed in both modes or in none, whether "mode-based execute control for EPT" is 1 or 0. Every entry that
 //! was ever changed suppresses virtualization exceptions; the zero word cannot, so that the control "EPT-violation #VE"
@@ -29,10 +30,13 @@ const MEMORY: u64 = 0b111 << MEMORY_SHIFT;
 const IGNORE_PAT: u64 = 1 << 6;
 /// Bit 7 of an entry above the page level: it maps memory. Ignored at the page level, where it is set, too.
 const LARGE: u64 = 1 << 7;
-/// Bits 11, 56:52, 59 and 62 are ignored in every entry; so are 8 and 9 as the EPTP is set here.
-const SOFTWARE_LEAF: u64 = 1 << 8;
-const KEPT: u64 = 1 << 9;
-const MAY_WRITE: u64 = 1 << 11;
+/// Ignored by the processor, or set by it: see `AD` of [`ExtendedPageTables`].
+const ACCESSED: u64 = 1 << 8;
+const DIRTY: u64 = 1 << 9;
+/// Bits 11, 56:52, 59 and 62 are ignored in every entry.
+const SOFTWARE_LEAF: u64 = 1 << 11;
+const MAY_WRITE: u64 = 1 << 56;
+const KEPT: u64 = 1 << 59;
 const REMEMBERED_SHIFT: u32 = 52;
 const REMEMBERED: u64 = PERMISSIONS << REMEMBERED_SHIFT;
 /// Not accessed: the permissions lie in the remembered bits.
@@ -50,35 +54,45 @@ const ANNOTATED: u64 = SUPPRESS_VE | 1 << 5;
 const ANNOTATION_SHIFT: u32 = 12;
 const ANNOTATION: u64 = ADDRESS;
 
-/// x86 EPT with `LEVELS` levels.
+/// x86 EPT with `LEVELS` levels; `AD` if the processor keeps accessed and dirty flags (bit 6 of the EPTP).
 ///
 /// Execution without reading is not granted, since not every processor can express it, nor is writing without reading,
 /// which none can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct ExtendedPageTables<const LEVELS: u8>(());
+pub struct ExtendedPageTables<const LEVELS: u8, const AD: bool = false>(());
 
 /// Four levels, 48 bits of guest physical address.
 pub type Ept = ExtendedPageTables<4>;
 /// Five levels, 57 bits of guest physical address.
 pub type Ept5 = ExtendedPageTables<5>;
+/// [`Ept`] with accessed and dirty flags.
+pub type EptAd = ExtendedPageTables<4, true>;
+/// [`Ept5`] with accessed and dirty flags.
+pub type Ept5Ad = ExtendedPageTables<5, true>;
 
-impl<const LEVELS: u8> ExtendedPageTables<LEVELS> {
+impl<const LEVELS: u8, const AD: bool> ExtendedPageTables<LEVELS, AD> {
     /// The format; it has no choices.
     pub const fn new() -> Self {
         Self(())
     }
 
-    /// The EPTP for the tables at `root`: write-back (bits 2:0 = 6), the walk's length less one in bits 5:3, no accessed
-    /// and dirty flags (bit 6).
+    /// What every entry has that the processor uses: it has nothing to set in a table's.
+    const USED: u64 = if AD { ACCESSED } else { 0 };
+    const WRITTEN: u64 = if AD { DIRTY } else { 0 };
+
+    /// The EPTP for the tables at `root`: write-back (bits 2:0 = 6), the walk's length less one in bits 5:3, accessed and
+    /// dirty flags in bit 6.
     pub const fn eptp(self, root: Hpa) -> u64 {
-        root.get() | (LEVELS as u64 - 1) << 3 | WRITE_BACK
+        root.get() | (AD as u64) << 6 | (LEVELS as u64 - 1) << 3 | WRITE_BACK
     }
 }
 
-impl<const LEVELS: u8> Format for ExtendedPageTables<LEVELS> {
-    const NAME: &'static str = match LEVELS {
-        4 => "ept",
-        5 => "ept-5",
+impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD> {
+    const NAME: &'static str = match (LEVELS, AD) {
+        (4, false) => "ept",
+        (4, true) => "ept-ad",
+        (5, false) => "ept-5",
+        (5, true) => "ept-5-ad",
         _ => panic!("EPT has four or five levels"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
@@ -137,7 +151,7 @@ impl<const LEVELS: u8> Format for ExtendedPageTables<LEVELS> {
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        (table.get() & ADDRESS) | PERMISSIONS | EXECUTE_USER
+        (table.get() & ADDRESS) | PERMISSIONS | EXECUTE_USER | Self::USED
     }
 
     #[inline(always)]
@@ -158,7 +172,11 @@ impl<const LEVELS: u8> Format for ExtendedPageTables<LEVELS> {
             | bit(read && write, WRITE)
             | bit(read && execute && leaf.memory == MemoryType::Normal, EXECUTE);
         let may_write = bit(read && leaf.may_write, MAY_WRITE);
-        let permissions = if leaf.accessed { executable(permissions) } else { permissions << REMEMBERED_SHIFT | OLD };
+        let permissions = match leaf.accessed {
+            true => executable(permissions) | Self::USED,
+            false if AD => executable(permissions),
+            false => permissions << REMEMBERED_SHIFT | OLD,
+        };
         let attributes = SUPPRESS_VE | SOFTWARE_LEAF | LARGE | IGNORE_PAT | memory << MEMORY_SHIFT | may_write;
         (leaf.hpa.get() & ADDRESS) | attributes | permissions
     }
@@ -180,7 +198,7 @@ impl<const LEVELS: u8> Format for ExtendedPageTables<LEVELS> {
             ),
             may_write: raw & MAY_WRITE != 0,
             memory,
-            accessed: raw & OLD == 0,
+            accessed: if AD { raw & ACCESSED != 0 } else { raw & OLD == 0 },
         }
     }
 
@@ -206,17 +224,40 @@ impl<const LEVELS: u8> Format for ExtendedPageTables<LEVELS> {
 
     #[inline(always)]
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
-        self.made_accessed(raw, level) | WRITE
+        self.made_accessed(raw, level) | WRITE | Self::WRITTEN
     }
 
     #[inline(always)]
     fn made_accessed(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(REMEMBERED | OLD) | executable((raw & REMEMBERED) >> REMEMBERED_SHIFT)
+        raw & !(REMEMBERED | OLD) | executable((raw & REMEMBERED) >> REMEMBERED_SHIFT) | Self::USED
     }
 
     #[inline(always)]
     fn made_old(&self, raw: u64, _level: Level) -> u64 {
+        if AD {
+            return raw & !ACCESSED;
+        }
         raw & !(PERMISSIONS | EXECUTE_USER) | (raw & PERMISSIONS) << REMEMBERED_SHIFT | OLD
+    }
+
+    #[inline(always)]
+    fn hardware_accessed(&self) -> bool {
+        AD
+    }
+
+    #[inline(always)]
+    fn hardware_dirty(&self) -> bool {
+        AD
+    }
+
+    #[inline(always)]
+    fn is_dirty(&self, raw: u64, _level: Level) -> bool {
+        AD && raw & (DIRTY | SOFTWARE_LEAF) == DIRTY | SOFTWARE_LEAF
+    }
+
+    #[inline(always)]
+    fn made_clean(&self, raw: u64, _level: Level) -> u64 {
+        raw & !Self::WRITTEN
     }
 
     #[inline(always)]
@@ -234,9 +275,10 @@ impl<const LEVELS: u8> Format for ExtendedPageTables<LEVELS> {
     /// invalid entry, permissions and what the processor ignores in place.
     #[inline]
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const IN_PLACE: u64 = PERMISSIONS | EXECUTE_USER | REMEMBERED | OLD | MAY_WRITE;
+        const CACHED: u64 = PERMISSIONS | ACCESSED | DIRTY;
+        const IN_PLACE: u64 = CACHED | EXECUTE_USER | REMEMBERED | OLD | MAY_WRITE;
         match (old ^ new) & !IN_PLACE {
-            0 if old & !new & PERMISSIONS == 0 => Change::Free,
+            0 if old & !new & CACHED == 0 => Change::Free,
             0 => Change::Flush,
             _ => Change::Break,
         }
@@ -257,6 +299,8 @@ const _: () = {
         MEMORY,
         IGNORE_PAT,
         LARGE,
+        ACCESSED,
+        DIRTY,
         SOFTWARE_LEAF,
         KEPT,
         MAY_WRITE,

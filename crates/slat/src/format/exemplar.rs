@@ -104,7 +104,7 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     assert_eq!(format.kind(raw, level), Kind::Leaf, "a leaf is one");
     assert_eq!(format.decode(raw, level), leaf, "a leaf comes back as it went in");
     for access in [Access::Read, Access::Write, Access::Execute] {
-        let expected = leaf.accessed && leaf.permissions.allow(access);
+        let expected = (leaf.accessed || format.hardware_accessed()) && leaf.permissions.allow(access);
         assert_eq!(format.permits(raw, level, access), expected, "permits() is the decoded permission and accessed");
     }
     if leaf.accessed {
@@ -207,8 +207,8 @@ fn dirty<F: Format>(format: F, raw: u64, level: Level) {
 mod tests {
     use super::*;
     use crate::format::{
-        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Fwb, Arm64Lpa2, Ept, Ept5, Fake, Stage2,
-        Sv39x4, Sv48x4, Sv57x4,
+        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd,
+        Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
     };
 
     #[test]
@@ -218,8 +218,8 @@ mod tests {
             check(Arm64::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64Contiguous::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64_16k::new(bits).unwrap(), &frames((1 << 48) - 1));
-            check(Stage2::<14, false, false, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
-            check(Stage2::<16, false, false, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Stage2::<14, false, false, false, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Stage2::<16, false, false, true, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
         }
         for bits in 32..=52 {
             check(Arm64Lpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
@@ -231,6 +231,13 @@ mod tests {
         check(Stage2::<16, false, true>::new(52).unwrap(), &frames((1 << 52) - 1));
         check(Ept::new(), &frames((1 << 52) - 1));
         check(Ept5::new(), &frames((1 << 52) - 1));
+        check(Npt::new(), &frames((1 << 52) - 1));
+        check(EptAd::new(), &frames((1 << 52) - 1));
+        check(NptAd::new(), &frames((1 << 52) - 1));
+        check(Sv48x4Adu::new(), &frames((1 << 56) - 1));
+        check(Arm64Hd::new(48).unwrap(), &frames((1 << 48) - 1));
+        check(Stage2::<16, false, true, true>::new(52).unwrap(), &frames((1 << 52) - 1));
+        check(Npt5::new(), &frames((1 << 52) - 1));
         check(Sv39x4::new(), &frames((1 << 56) - 1));
         check(Sv48x4::new(), &frames((1 << 56) - 1));
         check(Sv57x4::new(), &frames((1 << 56) - 1));

@@ -7,13 +7,17 @@ mod ept;
 pub mod exemplar;
 mod fake;
 mod geometry;
+mod npt;
 mod riscv;
 
-pub use arm64::{Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Lpa2, Stage2};
-pub use ept::{Ept, Ept5, ExtendedPageTables};
+pub use arm64::{
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Stage2,
+};
+pub use ept::{Ept, Ept5, Ept5Ad, EptAd, ExtendedPageTables};
 pub use fake::Fake;
 pub use geometry::Geometry;
-pub use riscv::{GStage, Sv39x4, Sv48x4, Sv57x4};
+pub use npt::{NESTED_CONTROL, NestedPageTables, Npt, Npt5, Npt5Ad, NptAd};
+pub use riscv::{GStage, Sv39x4, Sv39x4Adu, Sv48x4, Sv48x4Adu, Sv57x4, Sv57x4Adu};
 
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
@@ -111,6 +115,13 @@ pub trait Format: Copy + Send + Sync + 'static {
 
     /// The leaf word with write permission withdrawn for good: `may_write` goes, too.
     fn write_revoked(&self, raw: u64, level: Level) -> u64;
+
+    /// Whether hardware sets the accessed flag of leaves by itself, as this format is configured: an access through a leaf
+    /// that is not accessed needs no fault.
+    #[inline(always)]
+    fn hardware_accessed(&self) -> bool {
+        false
+    }
 
     /// Whether hardware notes by itself what it writes to, as this format is configured: a leaf that it may write through is
     /// clean at first, and is made dirty by the first write, without a fault.

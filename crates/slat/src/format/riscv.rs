@@ -4,8 +4,9 @@
 //! Translation and Protection Register" in the chapter on the H extension; "Addressing and Memory Protection" of Sv32,
 //! Sv39, Sv48 and Sv57; Svade; Svpbmt.
 //!
-//! Software manages the accessed and dirty flags (Svade): a leaf that may be written is dirty from the start, so that no
-//! hart has anything to set, and one that is not accessed faults. A hart that sets the flag itself (Svadu) does no harm.
+//! Where software manages the accessed and dirty flags (Svade), a leaf that may be written is dirty from the start, so that
+//! no hart has anything to set, and one that is not accessed faults; a hart that sets the flag itself does no harm. Where
+//! harts do (Svadu, turned on by `menvcfg.ADUE`), leaves start clean.
 //!
 //! Memory that is not normal has its type in the entry (Svpbmt, turned on by `menvcfg.PBMTE`). Without Svpbmt those bits
 //! are reserved, and physical memory attributes decide: such an embedder calls all memory normal.
@@ -43,11 +44,11 @@ const IO: u64 = 2;
 /// Entries whose bit 0 is clear: all other bits are software's.
 const ANNOTATED: u64 = 1 << 7;
 
-/// The G-stage with `LEVELS` levels.
+/// The G-stage with `LEVELS` levels; `ADU` if harts set accessed and dirty flags (Svadu).
 ///
 /// A leaf that cannot be read is not written either, since the combination is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct GStage<const LEVELS: u8>(());
+pub struct GStage<const LEVELS: u8, const ADU: bool = false>(());
 
 /// Three levels, 41 bits of guest physical address.
 pub type Sv39x4 = GStage<3>;
@@ -55,8 +56,17 @@ pub type Sv39x4 = GStage<3>;
 pub type Sv48x4 = GStage<4>;
 /// Five levels, 59 bits of guest physical address.
 pub type Sv57x4 = GStage<5>;
+/// [`Sv39x4`] with Svadu.
+pub type Sv39x4Adu = GStage<3, true>;
+/// [`Sv48x4`] with Svadu.
+pub type Sv48x4Adu = GStage<4, true>;
+/// [`Sv57x4`] with Svadu.
+pub type Sv57x4Adu = GStage<5, true>;
 
-impl<const LEVELS: u8> GStage<LEVELS> {
+impl<const LEVELS: u8, const ADU: bool> GStage<LEVELS, ADU> {
+    /// What goes with write permission where no hart notes its writes.
+    const WRITABLE: u64 = if ADU { WRITE } else { WRITE | DIRTY };
+
     /// The format; it has no choices.
     pub const fn new() -> Self {
         Self(())
@@ -69,11 +79,14 @@ impl<const LEVELS: u8> GStage<LEVELS> {
     }
 }
 
-impl<const LEVELS: u8> Format for GStage<LEVELS> {
-    const NAME: &'static str = match LEVELS {
-        3 => "sv39x4",
-        4 => "sv48x4",
-        5 => "sv57x4",
+impl<const LEVELS: u8, const ADU: bool> Format for GStage<LEVELS, ADU> {
+    const NAME: &'static str = match (LEVELS, ADU) {
+        (3, false) => "sv39x4",
+        (3, true) => "sv39x4-svadu",
+        (4, false) => "sv48x4",
+        (4, true) => "sv48x4-svadu",
+        (5, false) => "sv57x4",
+        (5, true) => "sv57x4-svadu",
         _ => panic!("the G-stage has three to five levels"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
@@ -151,7 +164,7 @@ impl<const LEVELS: u8> Format for GStage<LEVELS> {
             | USER
             | bit(read || execute, VALID)
             | bit(read, READ)
-            | bit(read && write, WRITE | DIRTY)
+            | bit(read && write, Self::WRITABLE)
             | bit(execute, EXECUTE)
             | bit(leaf.accessed, ACCESSED)
             | bit(read && leaf.may_write, MAY_WRITE)
@@ -177,7 +190,7 @@ impl<const LEVELS: u8> Format for GStage<LEVELS> {
     #[inline(always)]
     fn permits(&self, raw: u64, _level: Level, access: Access) -> bool {
         let wanted = USER
-            | ACCESSED
+            | if ADU { 0 } else { ACCESSED }
             | match access {
                 Access::Read => READ,
                 Access::Write => WRITE,
@@ -213,12 +226,32 @@ impl<const LEVELS: u8> Format for GStage<LEVELS> {
 
     #[inline(always)]
     fn write_protected(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(WRITE | DIRTY)
+        raw & !Self::WRITABLE
     }
 
     #[inline(always)]
     fn write_revoked(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(WRITE | DIRTY | MAY_WRITE)
+        raw & !(Self::WRITABLE | MAY_WRITE)
+    }
+
+    #[inline(always)]
+    fn hardware_accessed(&self) -> bool {
+        ADU
+    }
+
+    #[inline(always)]
+    fn hardware_dirty(&self) -> bool {
+        ADU
+    }
+
+    #[inline(always)]
+    fn is_dirty(&self, raw: u64, _level: Level) -> bool {
+        ADU && raw & (DIRTY | USER) == DIRTY | USER
+    }
+
+    #[inline(always)]
+    fn made_clean(&self, raw: u64, _level: Level) -> u64 {
+        if ADU { raw & !DIRTY } else { raw }
     }
 
     /// Until a fence orders it, a hart may use what an entry said before ("Supervisor Memory-Management Fence
@@ -226,9 +259,9 @@ impl<const LEVELS: u8> Format for GStage<LEVELS> {
     /// entry, permissions and flags in place.
     #[inline]
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const PERMISSIVE: u64 = READ | WRITE | EXECUTE | ACCESSED;
-        match (old ^ new) & !(PERMISSIVE | DIRTY | MAY_WRITE) {
-            0 if old & !new & PERMISSIVE == 0 => Change::Free,
+        const CACHED: u64 = READ | WRITE | EXECUTE | ACCESSED | DIRTY;
+        match (old ^ new) & !(CACHED | MAY_WRITE) {
+            0 if old & !new & CACHED == 0 => Change::Free,
             0 => Change::Flush,
             _ => Change::Break,
         }

@@ -1,0 +1,44 @@
+//! Which of arm64's stage-2 formats this hypervisor is built for: pages of 4 KiB unless a feature says otherwise.
+
+use slat_arch::aarch64::control::Layout;
+
+#[cfg(not(any(feature = "fwb", feature = "lpa2", feature = "16k", feature = "64k")))]
+mod chosen {
+    pub(crate) type GuestFormat = slat::format::Arm64;
+    pub(super) const CHOICE: (u32, bool, bool) = (12, false, false);
+}
+
+#[cfg(feature = "fwb")]
+mod chosen {
+    pub(crate) type GuestFormat = slat::format::Arm64Fwb;
+    pub(super) const CHOICE: (u32, bool, bool) = (12, false, true);
+}
+
+#[cfg(feature = "lpa2")]
+mod chosen {
+    pub(crate) type GuestFormat = slat::format::Arm64Lpa2;
+    pub(super) const CHOICE: (u32, bool, bool) = (12, true, false);
+}
+
+#[cfg(feature = "16k")]
+mod chosen {
+    pub(crate) type GuestFormat = slat::format::Arm64_16k;
+    pub(super) const CHOICE: (u32, bool, bool) = (14, false, false);
+}
+
+#[cfg(feature = "64k")]
+mod chosen {
+    pub(crate) type GuestFormat = slat::format::Arm64_64k;
+    pub(super) const CHOICE: (u32, bool, bool) = (16, false, false);
+}
+
+pub(crate) use chosen::GuestFormat;
+
+/// How the tree is laid out.
+pub(super) const LAYOUT: Layout = Layout { page_shift: chosen::CHOICE.0, wide: chosen::CHOICE.1 };
+/// Bytes of a page, and of a table, as a power of two.
+pub(crate) const PAGE_SHIFT: u32 = LAYOUT.page_shift;
+/// Whether stage 2 forces memory to be cacheable (HCR_EL2.FWB), as the format expects.
+pub(crate) const FORCES_WRITE_BACK: bool = chosen::CHOICE.2;
+/// Bits of guest physical addresses.
+pub(super) const ADDRESS_BITS: u32 = 40;
