@@ -3,7 +3,7 @@
 use slat::addr::Gpa;
 use slat::host::SlotId;
 use slat::vm::Budget;
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 
 use super::common::*;
 use super::stage::Stage;

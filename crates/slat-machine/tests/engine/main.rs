@@ -68,35 +68,10 @@ engine_with! {
     arm64_64k: slat::format::Arm64_64k = Format::new(46).unwrap(), under(Format::new(46)), 16, 11..12;
 }
 
-/// arm64 with contiguous groups: the tests that count neither faults nor answers of the host, and one of their own.
-#[path = "."]
-#[allow(dead_code)]
-mod arm64_4k_contiguous {
-    mod common;
-    mod dice;
-    mod dirty_log;
-    mod discard;
-    mod groups;
-    mod slots;
-    mod split;
-    mod stage;
-    mod stress;
-    mod teardown;
-
-    mod subject {
-        use slat_machine::walk::{Walker, arm64};
-
-        pub(crate) type Format = slat::format::Arm64Contiguous;
-        pub(crate) const SEEDS: std::ops::Range<u64> = 0..2;
-
-        pub(crate) fn format() -> Format {
-            Format::new(40).unwrap()
-        }
-
-        pub(crate) fn walker() -> Box<dyn Walker> {
-            Box::new(arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()))
-        }
-    }
+// Contiguous groups: the tests that count neither faults nor answers of the host, and their own.
+engine_with! {
+    [dirty_log discard groups slots split stress teardown]
+    arm64_4k_contiguous: slat::format::Arm64Contiguous = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
 }
 
 /// The walker under the format's own value of VTCR_EL2.
