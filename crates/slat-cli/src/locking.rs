@@ -109,7 +109,7 @@ impl<R: VmRef> FaultEntry for Gated<'_, R> {
         let vcpu = &mut self.vcpu;
         // Hardware says in its syndrome what this has to look up; it is older than the lock there, too, and the engine
         // judges the entry anew in any case. Blocks do not count, which have to be split.
-        let mut is_mapped_page = || vcpu.lookup(gpa).is_some_and(|mapping| mapping.level == Level::PAGE);
+        let mut is_mapped_page = || vcpu.lookup(gpa).is_some_and(|mapping| mapping.level() == Level::PAGE);
         let _inside = self.gate.fault(|| access == Access::Write && is_mapped_page());
         self.vcpu.fault(gpa, access)
     }

@@ -17,13 +17,15 @@ pub struct TlbSize {
     pub pages: usize,
     /// Translations of larger leaves.
     pub blocks: usize,
+    /// Translations of contiguous sets of leaves.
+    pub sets: usize,
     /// Pointers to tables.
     pub tables: usize,
 }
 
 impl Default for TlbSize {
     fn default() -> Self {
-        Self { pages: 1024, blocks: 64, tables: 64 }
+        Self { pages: 1024, blocks: 64, sets: 64, tables: 64 }
     }
 }
 
@@ -35,7 +37,17 @@ pub struct Tlb {
     blocks: Box<[Option<Entry>]>,
     /// A bit for each level above the page that may have an entry in `blocks`.
     block_levels: u32,
+    sets: Box<[Option<Entry>]>,
+    /// The sizes of sets that there may be in `sets`.
+    set_sizes: Vec<SetSize>,
     walks: WalkCache,
+}
+
+/// Leaves of one level in a set, as a power of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct SetSize {
+    level: Level,
+    bits: u32,
 }
 
 /// A translation and the leaf-sized piece of guest memory that it is for.
@@ -43,6 +55,12 @@ pub struct Tlb {
 struct Entry {
     number: u64,
     translation: Translation,
+}
+
+impl Entry {
+    fn set_size(&self) -> SetSize {
+        SetSize { level: self.translation.level, bits: self.translation.set_bits }
+    }
 }
 
 /// What the TLB knows about an address.
@@ -68,6 +86,8 @@ impl Tlb {
             pages: vec![None; power_of_two(size.pages)].into(),
             blocks: vec![None; power_of_two(size.blocks)].into(),
             block_levels: 0,
+            sets: vec![None; power_of_two(size.sets)].into(),
+            set_sizes: Vec::new(),
             walks: WalkCache::new(walker, size.tables),
         }
     }
@@ -87,16 +107,52 @@ impl Tlb {
                 found = Lookup::Hit(translation);
             }
         }
+        if self.set_sizes.is_empty() { found } else { self.lookup_sets(gpa, found) }
+    }
+
+    /// What sets hold for `gpa`, beside what was `found` of leaves.
+    fn lookup_sets(&self, gpa: Gpa, mut found: Lookup) -> Lookup {
+        for &size in &self.set_sizes {
+            let shift = self.set_shift(size);
+            let number = gpa.get() >> shift;
+            let entry = self.sets[position(number, size.level, self.sets.len())];
+            let Some(set) = entry.filter(|entry| entry.number == number && entry.set_size() == size) else { continue };
+            if found != Lookup::Miss {
+                return Lookup::Conflict;
+            }
+            // The leaf of this address, from where the set begins.
+            let inside = gpa.get() & ((1 << shift) - 1) & !((1 << self.shifts[size.level.index()]) - 1);
+            let output = Hpa::new(set.translation.output.get() + inside);
+            found = Lookup::Hit(Translation { output, ..set.translation });
+        }
         found
     }
 
-    /// Remembers what a walk for `gpa` found.
+    fn set_shift(&self, size: SetSize) -> u32 {
+        self.shifts[size.level.index()] + size.bits
+    }
+
+    /// Remembers what a walk for `gpa` found: one leaf of a contiguous set stands for all of them.
     pub fn fill(&mut self, gpa: Gpa, translation: Translation) {
+        if translation.set_bits > 0 {
+            return self.fill_set(gpa, translation);
+        }
         let number = gpa.get() >> self.shifts[translation.level.index()];
         if translation.level > Level::PAGE {
             self.block_levels |= 1 << translation.level.get();
         }
         *self.place(number, translation.level) = Some(Entry { number, translation });
+    }
+
+    fn fill_set(&mut self, gpa: Gpa, translation: Translation) {
+        let size = SetSize { level: translation.level, bits: translation.set_bits };
+        let shift = self.set_shift(size);
+        let (number, output) = (gpa.get() >> shift, translation.output.align_down(1 << shift));
+        let position = position(number, size.level, self.sets.len());
+        self.sets[position] = Some(Entry { number, translation: Translation { output, ..translation } });
+        if !self.set_sizes.contains(&size) {
+            self.set_sizes.push(size);
+        }
     }
 
     /// The pointers to tables, for a walk to begin with.
@@ -115,6 +171,8 @@ impl Tlb {
             Flush::All => {
                 self.pages.fill(None);
                 self.blocks.fill(None);
+                self.sets.fill(None);
+                self.set_sizes.clear();
                 self.walks.entries.fill(None);
                 self.block_levels = 0;
             }
@@ -142,6 +200,12 @@ impl Tlb {
             drop_where(&mut self.blocks, |entry| {
                 let level = entry.translation.level;
                 concerned(level) && piece(entry.number, shifts[level.index()]).overlaps(range)
+            });
+        }
+        if !self.set_sizes.is_empty() {
+            drop_where(&mut self.sets, |entry| {
+                let SetSize { level, bits } = entry.set_size();
+                concerned(level) && piece(entry.number, shifts[level.index()] + bits).overlaps(range)
             });
         }
     }

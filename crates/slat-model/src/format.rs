@@ -21,6 +21,9 @@ pub fn kind_of(raw: u64) -> Kind {
     Fake::new(4).kind(raw, level_of(raw))
 }
 
+/// Pages in a contiguous group, as a power of two, in models that have groups: two groups make a table.
+pub const GROUP_BITS: u32 = 1;
+
 /// The format of every model.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelFormat(Fake);
@@ -29,6 +32,12 @@ impl ModelFormat {
     /// A tree of `levels` levels.
     pub fn new(levels: u8) -> Self {
         Self(Fake::new(levels))
+    }
+
+    /// The same with contiguous groups of pages.
+    #[must_use]
+    pub fn with_groups(self) -> Self {
+        Self(self.0.with_groups(GROUP_BITS))
     }
 
     /// The same for hardware that notes what it writes to.
@@ -133,6 +142,25 @@ impl Format for ModelFormat {
             return self.0.write_protected(raw, level);
         }
         self.0.write_revoked(raw, level)
+    }
+
+    fn group_bits(&self, level: Level) -> u32 {
+        self.0.group_bits(level)
+    }
+
+    fn is_grouped(&self, raw: u64, level: Level) -> bool {
+        if raw & VALID != 0 && level_of(raw) != level {
+            return false; // reported by `kind`
+        }
+        !Plant::MemberTakenForLeaf.is_planted() && self.0.is_grouped(raw, level)
+    }
+
+    fn grouped(&self, raw: u64, level: Level) -> u64 {
+        self.0.grouped(raw, level)
+    }
+
+    fn ungrouped(&self, raw: u64, level: Level, member: usize) -> u64 {
+        self.0.ungrouped(raw, level, member)
     }
 
     fn hardware_dirty(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What the vCPUs' hardware has cached of the tables: leaves, and walks that came part of the way.
 //!
-//! Nothing is ever evicted: a TLB keeps what it has until a flush reaches it, which is the worst it may do.
+//! Nothing is ever evicted: a TLB keeps what it has until a flush reaches it, which is the worst it may do. Of a contiguous
+//! group, the first vCPU caches the whole from any member; the second one passes the hint over, and caches pages.
 
 use slat::addr::{Gpa, GpaRange, Level};
 use slat::format::{Fake, Format, Kind};
@@ -18,6 +19,8 @@ pub const VCPUS: usize = 2;
 #[derive(Clone, Copy)]
 struct Cached {
     site: Site,
+    /// The index of the first entry that it stands for, and how many there are: one, or a group.
+    entries: (usize, usize),
     /// The guest addresses that it serves.
     range: GpaRange,
     level: Level,
@@ -96,7 +99,11 @@ fn drops((flush, reach): (Flush, Reach), vcpu: VcpuId, cached: &Cached) -> bool 
 impl Hardware {
     /// What some TLB has cached of this entry, a leaf before a walk.
     pub fn cached_from(&self, site: Site) -> Option<u64> {
-        self.tlbs.iter().flatten().find(|cached| cached.site == site).map(|cached| cached.raw)
+        let stands_for = |cached: &&Cached| {
+            let (first, count) = cached.entries;
+            cached.site.table == site.table && (first..first + count).contains(&site.index)
+        };
+        self.tlbs.iter().flatten().find(stands_for).map(|cached| cached.raw)
     }
 
     /// A flush is complete.
@@ -121,11 +128,12 @@ impl Hardware {
     /// Whether two TLBs, or one, hold translations of the same page that cannot both be right (T1).
     fn conflicts(&self, new: &Cached) -> bool {
         let frame = |cached: &Cached, page| Frame::through(cached.raw, cached.level, page);
+        let size = |cached: &Cached| (cached.level, Fake::new(4).is_grouped(cached.raw, cached.level));
         let page = page_of(new.range.start());
         let contradicts = |cached: &&Cached| {
             is_leaf(cached)
                 && cached.range.overlaps(new.range)
-                && (cached.level != new.level || frame(cached, page) != frame(new, page))
+                && (size(cached) != size(new) || frame(cached, page) != frame(new, page))
         };
         is_leaf(new) && self.tlbs.iter().flatten().any(|cached| contradicts(&cached))
     }
@@ -157,12 +165,16 @@ impl Book {
             return Next::Abandoned;
         }
         let gpa = Gpa::new(walk.page * PAGE);
-        let range = walk.format.geometry().span(gpa, walk.level);
-        let cached = Cached { site: walk.site(), range, level: walk.level, raw };
         if raw & 0b1000 != 0 && crate::format::level_of(raw) != walk.level {
             self.report("M2: a hardware walker read an entry made for another level");
             return Next::Abandoned;
         }
+        let site = walk.site();
+        let is_group = walk.vcpu == VcpuId(0) && walk.format.is_grouped(raw, walk.level);
+        let bits = if is_group { walk.format.group_bits(walk.level) } else { 0 };
+        let range = GpaRange::around(gpa, walk.format.geometry().size(walk.level) << bits);
+        let entries = (site.index >> bits << bits, 1 << bits);
+        let cached = Cached { site, entries, range, level: walk.level, raw };
         match (kind_of(raw), walk.level.below()) {
             (Kind::Table, Some(below)) => {
                 walk.path.push(cached);

@@ -48,6 +48,8 @@ pub enum Plant {
     WrittenForgotten,
     /// Format: a table does not say that annotations lie below.
     NoteForgotten,
+    /// Format: a member of a contiguous group looks like a leaf of its own, so that it is changed without a break.
+    MemberTakenForLeaf,
 
     /// Host: a flush does nothing.
     NoFlush,
@@ -57,6 +59,8 @@ pub enum Plant {
     FlushesLevelBelow,
     /// Host: a flush of unlinked tables drops leaves and keeps cached walks.
     FlushKeepsWalks,
+    /// Host: a flush of leaves reaches the last page of its range only.
+    FlushesLastPage,
     /// Host: a flush reaches the first vCPU only.
     FlushesOneVcpu,
     /// Host: the local flush of a relaxed page does nothing.
@@ -126,10 +130,12 @@ pub const ALL: &[Plant] = &[
     Plant::LockedLooksEmpty,
     Plant::WrittenForgotten,
     Plant::NoteForgotten,
+    Plant::MemberTakenForLeaf,
     Plant::NoFlush,
     Plant::FlushesFirstPage,
     Plant::FlushesLevelBelow,
     Plant::FlushKeepsWalks,
+    Plant::FlushesLastPage,
     Plant::FlushesOneVcpu,
     Plant::NoLocalFlush,
     Plant::TablesNotZero,

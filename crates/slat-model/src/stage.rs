@@ -57,6 +57,7 @@ impl<T: Tool> Stage<T> {
         let world = World::new(setup);
         let config = Config { vcpus: VCPUS as u32, workers: 2, flush_threshold: u64::MAX };
         let format = ModelFormat::new(setup.levels);
+        let format = if setup.groups { format.with_groups() } else { format };
         let format = if setup.hardware_dirty { format.with_hardware_dirty() } else { format };
         let vm = Arc::new(Vm::new(Host(world.clone()), format, config).expect("there is memory"));
         let root = number_of(vm.root().expect("a new VM has a root"));

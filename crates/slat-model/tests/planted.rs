@@ -77,6 +77,22 @@ caught! {
     r1_a_split_of_a_locked_block: split_fault::UNMAP, LockedLooksEmpty, Both;
     r1_a_block_cleared_without_a_break: split_fault::CLEAR, NothingBreaks, All;
 
+    a_group_whose_entries_are_locked_in_two_steps: groups::FAULTS, TornEntryChanges, All;
+    r1_a_member_unmapped_without_its_group: groups::UNMAP_PART, MemberTakenForLeaf, All;
+    r1_a_member_cleared_without_its_group: groups::CLEAR, MemberTakenForLeaf, All;
+    r1_a_group_that_is_not_flushed: groups::WRITES, NoFlush, All;
+    r1_a_group_flushed_at_its_first_page: groups::WRITES, FlushesFirstPage, All;
+    r1_a_group_flushed_at_its_last_page: groups::UNMAP_PART, FlushesLastPage, All;
+    r1_a_group_flushed_for_one_vcpu: groups::UNMAP_PART, FlushesOneVcpu, All;
+    r1_a_locked_member_taken_for_an_empty_entry: groups::UNMAP_PARTS, LockedLooksEmpty, Both;
+    r4_an_invalidation_of_a_member_that_is_not_opened: groups::INVALIDATE, Unmade(Shape::Open), Both;
+    r4_no_fence_after_locking_a_group: groups::INVALIDATE, NoFenceAfter(Shape::Lock), Loom;
+    r5_a_member_relaxed_without_its_group: groups::HARVEST, MemberTakenForLeaf, All;
+    r5_a_member_that_is_not_marked: groups::HARVEST, Unmade(Shape::Mark), All;
+    r6_no_fence_after_relaxing_a_group: groups::ENABLING, NoFullFence, Loom;
+    r7_a_member_frozen_without_its_group: groups::COLLAPSE, MemberTakenForLeaf, All;
+    r8_a_member_protected_without_its_group: groups::PROTECT_PART, MemberTakenForLeaf, All;
+
     r2_a_section_that_is_not_marked: reclaim::TABLE, Unmade(Shape::Section), Both;
     r2_a_section_that_is_not_marked_beside_slots: reclaim::SNAPSHOT, Unmade(Shape::Section), Both;
     r2_a_section_that_is_not_marked_beside_a_fault: unlink_walk::CUT, Unmade(Shape::Section), Both;

@@ -5,8 +5,8 @@
 
 use slat_model::run::Scenario;
 use slat_model::scenario::{
-    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, hardware_log, invalidate_fault,
-    protect_protect, reclaim, split_fault, teardown_fault, unlink_walk,
+    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, groups, hardware_log,
+    invalidate_fault, protect_protect, reclaim, split_fault, teardown_fault, unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -84,6 +84,18 @@ scenarios! {
     r7_collapse_beside_harvest: collapse_fault::HARVEST;
     r7_collapse_beside_unmap: collapse_fault::UNMAP;
     r7_lazy_collapse_beside_write: collapse_fault::LAZILY;
+    r1_two_faults_on_one_group: groups::FAULTS;
+    r4_fault_on_a_group_beside_invalidation_of_a_part: groups::INVALIDATE;
+    r1_use_of_a_group_beside_unmapping_a_part: groups::UNMAP_PART;
+    r1_two_parts_of_a_group_unmapped_by_two: groups::UNMAP_PARTS;
+    r5_two_writes_to_one_group: groups::WRITES;
+    r1_write_to_a_group_beside_unmapping_a_part: groups::WRITE_UNMAP;
+    r5_write_to_a_group_beside_harvest: groups::HARVEST;
+    r5_write_to_a_group_beside_clearing_a_part: groups::CLEAR;
+    r6_relaxation_of_a_group_beside_turning_the_log_on: groups::ENABLING;
+    r8_protection_of_a_group_beside_protection_of_a_part: groups::PROTECT_PART;
+    r7_collapse_of_a_group_beside_unmapping_a_part: groups::COLLAPSE;
+
     r1_split_beside_read: split_fault::READ_BESIDE;
     r1_split_beside_split: split_fault::WRITE_BESIDE;
     r1_split_beside_unmap: split_fault::UNMAP;

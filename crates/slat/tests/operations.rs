@@ -31,13 +31,13 @@ fn split() -> (Arc<TestVm>, Worker<Arc<TestVm>>, Vcpu<Arc<TestVm>>) {
 #[test]
 fn a_lookup_says_size_and_permissions_and_changes_nothing() {
     let (vm, mut worker, mut vcpu) = split();
-    let page = |permissions| Some(Mapping { level: Level::PAGE, permissions });
-    assert_eq!(vcpu.lookup(gpa(BASE + 5)), page(Permissions::ALL));
-    assert_eq!(worker.lookup(gpa(BASE + PAGE)), page(Permissions::READ_EXECUTE));
+    let said = |mapping: Option<Mapping>| mapping.map(|mapping| (mapping.level(), mapping.permissions));
+    assert_eq!(said(vcpu.lookup(gpa(BASE + 5))), Some((Level::PAGE, Permissions::ALL)));
+    assert_eq!(said(worker.lookup(gpa(BASE + PAGE))), Some((Level::PAGE, Permissions::READ_EXECUTE)));
     assert_eq!(vcpu.lookup(gpa(BASE + BLOCK)), None);
     assert_eq!(vcpu.lookup(gpa(u64::MAX)), None);
     let _ = vcpu.fault(gpa(BASE + BLOCK), Access::Read);
-    assert_eq!(vcpu.lookup(gpa(BASE + BLOCK + 7 * PAGE)).map(|mapping| mapping.level), Some(ONE));
+    assert_eq!(vcpu.lookup(gpa(BASE + BLOCK + 7 * PAGE)).map(|mapping| mapping.level()), Some(ONE));
     assert!(vm.host().take_flushes().is_empty());
 }
 

@@ -8,7 +8,7 @@ use crate::walk::arm64::{Stage2, Vtcr};
 const GIB: Level = Level::new(2);
 
 fn tlb() -> Tlb {
-    Tlb::new(&Stage2::new(Vtcr::for_ipa_bits(48).unwrap()), TlbSize { pages: 16, blocks: 8, tables: 8 })
+    Tlb::new(&Stage2::new(Vtcr::for_ipa_bits(48).unwrap()), TlbSize { pages: 16, blocks: 8, sets: 8, tables: 8 })
 }
 
 fn translation(output: u64, level: Level) -> Translation {
@@ -18,6 +18,7 @@ fn translation(output: u64, level: Level) -> Translation {
         permissions: Permissions::ALL,
         memory: Memory::WriteBack,
         dirty: true,
+        set_bits: 0,
     }
 }
 
@@ -137,4 +138,31 @@ fn a_cached_table_that_was_given_to_another_use_is_an_external_abort() {
     tlb.walks().fill(&Tables(1), gpa(0), path);
     let found = tlb.walks().lookup(&Tables(2), gpa(0), Level::new(3));
     assert_eq!(found, Err(Fault::at(PAGE, FaultKind::External(path.table))));
+}
+
+#[test]
+fn a_set_is_found_at_each_of_its_pages_and_dropped_by_a_flush_of_any() {
+    let set = Translation { set_bits: 4, ..translation(0x7_5000, PAGE) };
+    for dropped in [0x2_0000, 0x2_5000, 0x2_f000] {
+        let mut tlb = tlb();
+        tlb.fill(gpa(0x2_5000), set);
+        for at in (0x2_0000..0x3_0000).step_by(0x1000) {
+            let Lookup::Hit(found) = tlb.lookup(gpa(at)) else { panic!("{at:#x} is in the set") };
+            assert_eq!((found.output, found.level), (Hpa::new(at + 0x5_0000), PAGE));
+        }
+        assert!(!holds(&tlb, 0x1_f000) && !holds(&tlb, 0x3_0000));
+        tlb.flush(leaves(0x3_0000, 0x1000, Hint::Unknown));
+        tlb.flush(leaves(dropped, 0x1000, Hint::Level(BLOCK)));
+        assert!(holds(&tlb, dropped), "another place, another level");
+        tlb.flush(leaves(dropped, 0x1000, Hint::Level(PAGE)));
+        assert!(!holds(&tlb, 0x2_5000));
+    }
+}
+
+#[test]
+fn a_set_and_a_page_of_it_are_a_conflict() {
+    let mut tlb = filled(&[(0x2_5000, PAGE)]);
+    tlb.fill(gpa(0x2_0000), Translation { set_bits: 4, ..translation(0x2_0000, PAGE) });
+    assert_eq!(tlb.lookup(gpa(0x2_5000)), Lookup::Conflict);
+    assert!(matches!(tlb.lookup(gpa(0x2_6000)), Lookup::Hit(_)));
 }

@@ -4,8 +4,8 @@
 //! start level and concatenated root tables by VTCR_EL2.{T0SZ, SL0, SL2} (D8.2), output address size by VTCR_EL2.PS, the
 //! access flag and the dirty state with and without hardware management (D8.5), S2AP and XN, by exception level with
 //! FEAT_XNX (D8.4), MemAttr with and without FEAT_S2FWB (D8.6), the order in which faults are reported at one level
-//! (translation, address size, access flag, permission), and their codes in a syndrome. Not modelled: hints (contiguous,
-//! nT), which an implementation may ignore, and the table descriptors' access flag (FEAT_HAFT).
+//! (translation, address size, access flag, permission), their codes in a syndrome, and the Contiguous bit (D8.7.1), which an
+//! implementation may ignore, and this one never does. Not modelled: nT, and the table descriptors' access flag (FEAT_HAFT).
 //!
 //! The manual counts levels from the root, -1 or 0 to 3. This crate counts from the leaf: its level 0 is the manual's 3.
 
@@ -277,6 +277,17 @@ impl Stage2 {
         Self { fetches, ..self }
     }
 
+    /// Descriptors in a contiguous set of `level`, as a power of two (D8.7.1): 16 with the granule of 4 KiB; 128 pages or 32
+    /// blocks with 16 KiB; 32 with 64 KiB.
+    fn set_bits(&self, descriptor: Descriptor, level: Level) -> u32 {
+        match (self.vtcr.granule, level) {
+            _ if !descriptor.bit(52) => 0,
+            (Granule::Four, _) => 4,
+            (Granule::Sixteen, Level::PAGE) => 7,
+            (Granule::Sixteen | Granule::SixtyFour, _) => 5,
+        }
+    }
+
     fn exceeds_output(&self, address: u64) -> bool {
         address >> self.vtcr.output_bits() != 0
     }
@@ -310,6 +321,7 @@ impl Stage2 {
                 permissions: Permissions::new(descriptor.bit(6), descriptor.may_be_written() || is_clean, fetches),
                 memory,
                 dirty: !is_clean,
+                set_bits: self.set_bits(descriptor, level),
             },
             update: (!descriptor.access_flag()).then_some(descriptor.0 | 1 << 10),
         }

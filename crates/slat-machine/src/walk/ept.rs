@@ -293,7 +293,10 @@ impl Walker for Ept {
             Some(Meaning::Maps(memory)) => {
                 let output = Hpa::new(entry.0 & mask(51, self.shift(level)));
                 let dirty = !self.accessed_dirty || entry.bit(9);
-                Step::Leaf { translation: Translation { output, level, permissions, memory, dirty }, update }
+                Step::Leaf {
+                    translation: Translation { output, level, permissions, memory, dirty, set_bits: 0 },
+                    update,
+                }
             }
         }
     }

@@ -112,6 +112,9 @@ pub struct Translation {
     /// Whether writing needs no more than permission. False where hardware keeps a dirty flag that is clear: the first
     /// write walks again to set it.
     pub dirty: bool,
+    /// How many leaves the descriptor says that it stands for, as a power of two: those of the aligned set around it, which
+    /// lie beside each other in memory and say the same. 0 for itself alone.
+    pub set_bits: u32,
 }
 
 /// How the memory behind a leaf is accessed: the weaker, if its inner and outer attributes differ.

@@ -146,7 +146,8 @@ impl Walker for Npt {
             return Step::Table { table: Hpa::new(descriptor & field(12, 52)), permissions, update };
         }
         let (output, memory) = (Hpa::new(descriptor & field(self.shift(level), 52)), self.memory(entry, level));
-        Step::Leaf { translation: Translation { output, level, permissions, memory, dirty: entry.bit(6) }, update }
+        let translation = Translation { output, level, permissions, memory, dirty: entry.bit(6), set_bits: 0 };
+        Step::Leaf { translation, update }
     }
 
     /// Bit 6.

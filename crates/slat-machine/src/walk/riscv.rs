@@ -134,6 +134,7 @@ impl GStage {
                 permissions: Permissions::new(user && pte.bit(1), user && write, user && pte.bit(3)),
                 memory,
                 dirty: dirty || !self.hart.updates_flags,
+                set_bits: 0,
             },
             update: (!accessed).then_some(pte.0 | 1 << 6),
         }

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use slat::addr::Gpa;
-use slat::host::SlotId;
 use slat::format::Format;
+use slat::host::SlotId;
 use slat::vm::{Budget, NewSlot, Pages, SlotError, SlotFlags};
 use slat_machine::copy::Destination;
 use slat_machine::memory::Source;

@@ -71,6 +71,12 @@ engine_with! {
     arm64_64k: slat::format::Arm64_64k = Format::new(46).unwrap(), under(Format::new(46), false), 16, 11..12;
 }
 
+// Contiguous groups: the tests that count neither faults nor answers of the host, and their own.
+engine_with! {
+    [dirty_log discard groups slots split stress teardown]
+    arm64_4k_contiguous: slat::format::Arm64Contiguous = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
+}
+
 /// The walker under the format's own value of VTCR_EL2, the CPU setting the access flag itself or not.
 fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
     format: Result<slat::format::Stage2<GRANULE, LPA2, FWB, HD>, slat::format::Arm64Error>,

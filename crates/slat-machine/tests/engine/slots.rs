@@ -137,7 +137,7 @@ fn what_the_backing_says_is_what_the_guest_gets() {
         count.fetch_add(1, Relaxed);
         Some(Translation::WouldBlock)
     });
-    let other = Gpa::new(KEPT_BASE + 8 * PAGE_SIZE);
+    let other = Gpa::new(KEPT_BASE + 72 * PAGE_SIZE);
     vcpu.store(other, 3).unwrap();
     assert!(blocked.load(Relaxed) > 0, "asked inside of the engine first, then outside");
     machine.clear_injections();

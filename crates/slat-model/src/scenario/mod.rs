@@ -5,6 +5,7 @@ pub mod collapse_fault;
 pub mod fault_fault;
 pub mod fault_harvest;
 pub mod fault_slot_change;
+pub mod groups;
 pub mod hardware_log;
 pub mod invalidate_fault;
 pub mod protect_protect;
@@ -50,6 +51,17 @@ pub const ALL: &[Scenario] = &[
     fault_harvest::SUMMARY,
     fault_harvest::TWO_HARVESTERS,
     fault_harvest::COMPLETE,
+    groups::FAULTS,
+    groups::INVALIDATE,
+    groups::UNMAP_PART,
+    groups::UNMAP_PARTS,
+    groups::WRITES,
+    groups::WRITE_UNMAP,
+    groups::HARVEST,
+    groups::CLEAR,
+    groups::ENABLING,
+    groups::PROTECT_PART,
+    groups::COLLAPSE,
     split_fault::READ_BESIDE,
     split_fault::WRITE_BESIDE,
     split_fault::HARVEST,

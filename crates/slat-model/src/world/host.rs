@@ -63,8 +63,8 @@ impl<T: Tool> Backing for Host<T> {
         let changed = self.generation(region).load(Ordering::Relaxed);
         let copied = u64::from(kind == Kind::CopyOnWrite && request.access == Access::Write);
         let generation = request.host.get() / GENERATION + changed + copied;
-        let (first, end) =
-            if kind == Kind::Blocks { (region * REGION, (region + 1) * REGION) } else { (page, page + 1) };
+        let is_run = matches!(kind, Kind::Blocks | Kind::Neighbours);
+        let (first, end) = if is_run { (region * REGION, (region + 1) * REGION) } else { (page, page + 1) };
         let write = kind != Kind::CopyOnWrite || copied != 0;
         Translation::Run(Run {
             guest: pages(first, end),
@@ -122,6 +122,9 @@ fn planted(flush: Flush) -> Option<(Flush, Reach)> {
     let flush = match (Plant::current(), flush) {
         (Plant::NoFlush, _) => return None,
         (Plant::FlushesFirstPage, Flush::Leaves { range, level }) => Flush::Leaves { range: first_page(range), level },
+        (Plant::FlushesLastPage, Flush::Leaves { range, level }) => {
+            Flush::Leaves { range: GpaRange::around(Gpa::new(range.end().get() - PAGE), PAGE), level }
+        }
         (Plant::FlushesFirstPage, Flush::Tables { range }) => Flush::Tables { range: first_page(range) },
         (Plant::FlushesLevelBelow, Flush::Leaves { range, level: Hint::Level(level) }) => {
             Flush::Leaves { range, level: Hint::Level(level.below()?) }

@@ -13,6 +13,7 @@ use slat::host::{Access, VcpuId};
 use slat::sync::Ordering;
 
 use crate::book;
+use crate::format::GROUP_BITS;
 use crate::hardware::{Next, Reached};
 use crate::oracle::{Oracle, PageSet};
 use crate::tool::{Raw, Tool};
@@ -70,7 +71,8 @@ impl Frame {
     /// The memory that a leaf maps at `page`.
     pub fn through(raw: u64, level: Level, page: u64) -> Self {
         let format = Fake::new(4);
-        let inside = page % format.geometry().pages(level);
+        let group = if format.is_grouped(raw, level) { GROUP_BITS } else { 0 };
+        let inside = page % (format.geometry().pages(level) << group);
         let frame = (format.decode(raw, level).hpa.get() + inside * PAGE).wrapping_sub(FRAMES);
         Self { generation: frame / GENERATION, page: frame % GENERATION / PAGE }
     }
@@ -89,6 +91,8 @@ pub struct Setup {
     pub backing: Kind,
     /// Whether hardware notes what it writes to.
     pub hardware_dirty: bool,
+    /// Whether pages come in contiguous groups.
+    pub groups: bool,
 }
 
 /// How the backing answers.
@@ -98,6 +102,8 @@ pub enum Kind {
     Pages,
     /// With blocks.
     Blocks,
+    /// With pages that lie beside each other.
+    Neighbours,
     /// With pages, and not inside of the engine: the answer would block.
     Blocking,
     /// With pages that may be read only; a write gets the page's memory of the next generation (copy on write).
@@ -107,12 +113,17 @@ pub enum Kind {
 impl Setup {
     /// Two levels, and a slot of so many pages from page 0 on.
     pub const fn pages(count: u64) -> Self {
-        Self { levels: 2, first: 0, count, backing: Kind::Pages, hardware_dirty: false }
+        Self { levels: 2, first: 0, count, backing: Kind::Pages, hardware_dirty: false, groups: false }
     }
 
     /// As [`pages`](Self::pages), one block.
     pub const fn block() -> Self {
         Self::pages(REGION).backed(Kind::Blocks)
+    }
+
+    /// As [`pages`](Self::pages), one table in contiguous groups.
+    pub const fn groups() -> Self {
+        Self { groups: true, ..Self::pages(REGION).backed(Kind::Neighbours) }
     }
 
     /// The same on another backing.
@@ -154,6 +165,7 @@ impl<T: Tool> World<T> {
     /// The hardware's own reading of the format, on which no bug is planted.
     fn format(&self) -> Fake {
         let format = Fake::new(self.setup.levels);
+        let format = if self.setup.groups { format.with_groups(GROUP_BITS) } else { format };
         if self.setup.hardware_dirty { format.with_hardware_dirty() } else { format }
     }
 

@@ -1,8 +1,8 @@
 //! arm64 stage 2: VMSAv8-64 descriptors with granules of 4, 16 and 64 KiB, addresses of 48 and 52 bits.
 //!
 //! Sources: Arm Architecture Reference Manual (DDI 0487), D8.3 (descriptor formats), D8.4 (stage 2 permissions),
-//! D8.5 (access flag), D8.6 (stage 2 memory attributes), D8.2 (initial lookup level, concatenated tables), D24.2
-//! (`VTCR_EL2`, `VTTBR_EL2`).
+//! D8.5 (access flag), D8.6 (stage 2 memory attributes), D8.2 (initial lookup level, concatenated tables), D8.7.1 (the
+//! Contiguous bit), D24.2 (`VTCR_EL2`, `VTTBR_EL2`).
 //!
 //! Bits 54:53 of a leaf are `XN[1:0]` where there is FEAT_XNX, and XN and RES0 where there is not: the format uses 0b00
 //! (execution at EL1 and EL0) and 0b10 (at neither), which mean the same to both. Where 52 bits of output address take
@@ -22,6 +22,8 @@ const S2AP_READ: u64 = 1 << 6;
 const S2AP_WRITE: u64 = 1 << 7;
 const SH_INNER: u64 = 0b11 << 8;
 const ACCESS_FLAG: u64 = 1 << 10;
+/// In a leaf: one of several aligned neighbours that hardware may cache as one (D8.7.1).
+const CONTIGUOUS_HINT: u64 = 1 << 52;
 const EXECUTE_NEVER: u64 = 1 << 54;
 /// With hardware management of the dirty state: writable, whatever `S2AP[1]` says, which is the dirty state then (D8.5.3).
 const DBM: u64 = 1 << 51;
@@ -45,14 +47,26 @@ const MEM_ATTR: u64 = 0b1111 << MEM_ATTR_SHIFT;
 /// memory less cacheable. `HD` is hardware management of the access flag and the dirty state (FEAT_HAFDBS, `VTCR_EL2.HA` and
 /// `HD`). Leaves are pages and blocks of 2 MiB and 1 GiB, 32 MiB, or 512 MiB; larger ones, which 52-bit
 /// addresses allow, would make the regions larger that invalidations are counted by (R4).
+///
+/// `GROUPS` is whether leaves come in contiguous groups where they can: of 64 KiB of pages and 32 MiB of blocks, 2 MiB and 1
+/// GiB, or 2 MiB of pages only. They are a matter of the type, so that who does without them does not pay for the question.
+/// The hint is set and cleared by break-before-make: any CPU will do (FEAT_BBM level 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool = false> {
+pub struct Stage2<
+    const GRANULE: u8,
+    const LPA2: bool,
+    const FWB: bool,
+    const HD: bool = false,
+    const GROUPS: bool = false,
+> {
     root: Level,
     root_bits: u8,
 }
 
 /// 4 KiB granule, addresses of 32 to 48 bits.
 pub type Arm64 = Stage2<12, false, false>;
+/// [`Arm64`] with contiguous groups.
+pub type Arm64Contiguous = Stage2<12, false, false, false, true>;
 /// [`Arm64`] with FEAT_S2FWB.
 pub type Arm64Fwb = Stage2<12, false, true>;
 /// [`Arm64`] with hardware management of the access flag and the dirty state.
@@ -100,7 +114,9 @@ impl fmt::Display for Arm64Error {
 
 impl core::error::Error for Arm64Error {}
 
-impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool> Stage2<GRANULE, LPA2, FWB, HD> {
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>
+    Stage2<GRANULE, LPA2, FWB, HD, GROUPS>
+{
     /// Bits that a table resolves.
     const STRIDE: u32 = GRANULE as u32 - 3;
     /// Bits of an address, input and output.
@@ -213,28 +229,50 @@ const fn mask(high: u8, low: u8) -> u64 {
     (u64::MAX >> (63 - high)) & (u64::MAX << low)
 }
 
-impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool> Format for Stage2<GRANULE, LPA2, FWB, HD> {
-    const NAME: &'static str = match (GRANULE, LPA2, FWB, HD) {
-        (12, false, false, false) => "arm64-4k",
-        (12, false, false, true) => "arm64-4k-hd",
-        (12, false, true, false) => "arm64-4k-fwb",
-        (12, false, true, true) => "arm64-4k-fwb-hd",
-        (12, true, false, false) => "arm64-4k-lpa2",
-        (12, true, false, true) => "arm64-4k-lpa2-hd",
-        (12, true, true, false) => "arm64-4k-lpa2-fwb",
-        (12, true, true, true) => "arm64-4k-lpa2-fwb-hd",
-        (14, false, false, false) => "arm64-16k",
-        (14, false, false, true) => "arm64-16k-hd",
-        (14, false, true, false) => "arm64-16k-fwb",
-        (14, false, true, true) => "arm64-16k-fwb-hd",
-        (14, true, false, false) => "arm64-16k-lpa2",
-        (14, true, false, true) => "arm64-16k-lpa2-hd",
-        (14, true, true, false) => "arm64-16k-lpa2-fwb",
-        (14, true, true, true) => "arm64-16k-lpa2-fwb-hd",
-        (16, false, false, false) => "arm64-64k",
-        (16, false, false, true) => "arm64-64k-hd",
-        (16, false, true, false) => "arm64-64k-fwb",
-        (16, false, true, true) => "arm64-64k-fwb-hd",
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool> Format
+    for Stage2<GRANULE, LPA2, FWB, HD, GROUPS>
+{
+    const NAME: &'static str = match (GRANULE, LPA2, FWB, HD, GROUPS) {
+        (12, false, false, false, false) => "arm64-4k",
+        (12, false, false, false, true) => "arm64-4k-contiguous",
+        (12, false, false, true, false) => "arm64-4k-hd",
+        (12, false, false, true, true) => "arm64-4k-hd-contiguous",
+        (12, false, true, false, false) => "arm64-4k-fwb",
+        (12, false, true, false, true) => "arm64-4k-fwb-contiguous",
+        (12, false, true, true, false) => "arm64-4k-fwb-hd",
+        (12, false, true, true, true) => "arm64-4k-fwb-hd-contiguous",
+        (12, true, false, false, false) => "arm64-4k-lpa2",
+        (12, true, false, false, true) => "arm64-4k-lpa2-contiguous",
+        (12, true, false, true, false) => "arm64-4k-lpa2-hd",
+        (12, true, false, true, true) => "arm64-4k-lpa2-hd-contiguous",
+        (12, true, true, false, false) => "arm64-4k-lpa2-fwb",
+        (12, true, true, false, true) => "arm64-4k-lpa2-fwb-contiguous",
+        (12, true, true, true, false) => "arm64-4k-lpa2-fwb-hd",
+        (12, true, true, true, true) => "arm64-4k-lpa2-fwb-hd-contiguous",
+        (14, false, false, false, false) => "arm64-16k",
+        (14, false, false, false, true) => "arm64-16k-contiguous",
+        (14, false, false, true, false) => "arm64-16k-hd",
+        (14, false, false, true, true) => "arm64-16k-hd-contiguous",
+        (14, false, true, false, false) => "arm64-16k-fwb",
+        (14, false, true, false, true) => "arm64-16k-fwb-contiguous",
+        (14, false, true, true, false) => "arm64-16k-fwb-hd",
+        (14, false, true, true, true) => "arm64-16k-fwb-hd-contiguous",
+        (14, true, false, false, false) => "arm64-16k-lpa2",
+        (14, true, false, false, true) => "arm64-16k-lpa2-contiguous",
+        (14, true, false, true, false) => "arm64-16k-lpa2-hd",
+        (14, true, false, true, true) => "arm64-16k-lpa2-hd-contiguous",
+        (14, true, true, false, false) => "arm64-16k-lpa2-fwb",
+        (14, true, true, false, true) => "arm64-16k-lpa2-fwb-contiguous",
+        (14, true, true, true, false) => "arm64-16k-lpa2-fwb-hd",
+        (14, true, true, true, true) => "arm64-16k-lpa2-fwb-hd-contiguous",
+        (16, false, false, false, false) => "arm64-64k",
+        (16, false, false, false, true) => "arm64-64k-contiguous",
+        (16, false, false, true, false) => "arm64-64k-hd",
+        (16, false, false, true, true) => "arm64-64k-hd-contiguous",
+        (16, false, true, false, false) => "arm64-64k-fwb",
+        (16, false, true, false, true) => "arm64-64k-fwb-contiguous",
+        (16, false, true, true, false) => "arm64-64k-fwb-hd",
+        (16, false, true, true, true) => "arm64-64k-fwb-hd-contiguous",
         _ => panic!("granules are of 12, 14 and 16 bits, the last without FEAT_LPA2"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
@@ -410,8 +448,38 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool> Forma
         if HD { raw & !(S2AP_WRITE | WAS_DIRTY) } else { raw }
     }
 
-    /// D8.17.1: a change of output address, size, memory type or shareability, or between table and block, needs
-    /// break-before-make; permissions, the access flag and software bits do not.
+    /// The numbers of D8.7.1. A group of blocks has to fit in a shard's region.
+    #[inline(always)]
+    fn group_bits(&self, level: Level) -> u32 {
+        let bits = match (GRANULE, level) {
+            (12, Level::PAGE) => 4,
+            (14, Level::PAGE) => 7,
+            (16, Level::PAGE) => 5,
+            (12, _) => 4,
+            _ => 5,
+        };
+        let geometry = self.geometry();
+        let fits = geometry.shift(level) + bits <= geometry.shard_shift() && level < self.root;
+        if GROUPS && fits { bits } else { 0 }
+    }
+
+    #[inline(always)]
+    fn is_grouped(&self, raw: u64, _level: Level) -> bool {
+        GROUPS && raw & (CONTIGUOUS_HINT | VALID) == CONTIGUOUS_HINT | VALID
+    }
+
+    #[inline(always)]
+    fn grouped(&self, raw: u64, _level: Level) -> u64 {
+        raw | CONTIGUOUS_HINT
+    }
+
+    #[inline(always)]
+    fn ungrouped(&self, raw: u64, _level: Level, _member: usize) -> u64 {
+        raw & !CONTIGUOUS_HINT
+    }
+
+    /// D8.17.1: a change of output address, size, memory type, shareability or the Contiguous bit, or between table and
+    /// block, needs break-before-make; permissions, the access flag and software bits do not.
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
         let permissive = S2AP_READ | S2AP_WRITE | ACCESS_FLAG | Self::WRITABLE;
         let in_place = permissive | EXECUTE_NEVER | MAY_WRITE | if HD { WAS_DIRTY } else { 0 };
@@ -458,6 +526,7 @@ const fn no_overlap(address: u64, high: u64, shareable: u64) -> bool {
         ACCESS_FLAG,
         address,
         high,
+        CONTIGUOUS_HINT,
         EXECUTE_NEVER,
         DBM,
         MAY_WRITE,

@@ -3,7 +3,7 @@
 //! [`check`] holds a format to it over every level and every combination of attributes; a new format calls it from its
 //! tests, and the machine's walkers then hold it against the architecture's manual.
 
-use super::{Change, Format, Kind, Leaf};
+use super::{Change, Format, Kind, Leaf, MOST_MEMBERS};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions};
 
@@ -30,6 +30,7 @@ pub fn check<F: Format>(format: F, frames: &[u64]) {
                 leaves(format, Hpa::new(frame), level);
             }
         }
+        groups(format, level);
     }
 }
 
@@ -54,6 +55,7 @@ fn no_leaf<F: Format>(format: F, raw: u64, level: Level) {
     }
     assert!(!format.is_writable(raw, level), "is_writable() is false of what is no leaf");
     assert!(!format.may_write(raw, level), "may_write() is false of what is no leaf");
+    assert!(!format.is_grouped(raw, level), "is_grouped() is false of what is no leaf");
     assert_eq!(format.is_table(raw, level), format.kind(raw, level) == Kind::Table, "is_table() is what kind() says");
 }
 
@@ -134,9 +136,48 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     if leaf.accessed {
         assert_eq!(format.change(raw, protected, level), expected, "withholding a permission needs a flush");
     }
+    members(format, leaf, level);
     let moved =
         Leaf { hpa: Hpa::new(leaf.hpa.get() ^ format.geometry().size(format.geometry().largest_leaf())), ..leaf };
     assert_ne!(format.change(raw, format.leaf(moved, level), level), Change::Free, "another frame is never free");
+}
+
+/// The shape of a level's groups: inside a table, and inside a region that invalidations are counted by.
+fn groups<F: Format>(format: F, level: Level) {
+    let (geometry, bits) = (format.geometry(), format.group_bits(level));
+    if bits > 0 {
+        assert!(level <= geometry.largest_leaf(), "a group is one of leaves");
+        let is_root = level == geometry.root_level();
+        let entries = if is_root { geometry.root_entries().min(geometry.entries()) } else { geometry.entries() };
+        assert!(1 << bits <= entries.min(MOST_MEMBERS), "a group lies in one table");
+        assert!(geometry.shift(level) + bits <= geometry.shard_shift(), "a group lies in a shard's region");
+    }
+}
+
+/// A leaf as each member of its group, and alone again.
+fn members<F: Format>(format: F, leaf: Leaf, level: Level) {
+    let bits = format.group_bits(level);
+    let size = format.geometry().size(level);
+    assert!(!format.is_grouped(format.leaf(leaf, level), level), "a leaf is made alone");
+    let count = if bits > 0 { 1 << bits } else { 0 };
+    for member in 0..count {
+        let leaf = Leaf { hpa: Hpa::new(leaf.hpa.align_down(size << bits).get() + size * member as u64), ..leaf };
+        let raw = format.leaf(leaf, level);
+        let grouped = format.grouped(raw, level);
+        assert_eq!(format.ungrouped(grouped, level, member), raw, "a member becomes the leaf that it was");
+        assert_eq!(format.change(raw, grouped, level), Change::Break, "grouping needs break-before-make");
+        assert_eq!(format.change(grouped, raw, level), Change::Break, "and so does the way back");
+        assert_eq!(format.kind(grouped, level), Kind::Leaf, "a member is a leaf");
+        let said = Leaf { hpa: leaf.hpa, ..format.decode(grouped, level) };
+        assert_eq!(said, leaf, "a member says what the leaf does, but for where its memory lies");
+        let changes =
+            [F::made_writable, F::made_accessed, F::made_old, F::made_clean, F::write_protected, F::write_revoked];
+        for change in changes {
+            let changed = change(&format, grouped, level);
+            assert!(format.is_grouped(changed, level), "what is changed in a member leaves it one");
+            assert_eq!(changed, format.grouped(change(&format, raw, level), level), "and does what it does to a leaf");
+        }
+    }
 }
 
 /// What hardware notes of writes.
@@ -166,8 +207,8 @@ fn dirty<F: Format>(format: F, raw: u64, level: Level) {
 mod tests {
     use super::*;
     use crate::format::{
-        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd, Fake, Npt, Npt5,
-        NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
+        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd,
+        Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
     };
 
     #[test]
@@ -175,7 +216,10 @@ mod tests {
         let frames = |most: u64| [0, 1 << 30, most & !0x3fff_ffff];
         for bits in 32..=48 {
             check(Arm64::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64Contiguous::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64_16k::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Stage2::<14, false, false, false, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Stage2::<16, false, false, true, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
         }
         for bits in 32..=52 {
             check(Arm64Lpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
@@ -198,8 +242,10 @@ mod tests {
         check(Sv48x4::new(), &frames((1 << 56) - 1));
         check(Sv57x4::new(), &frames((1 << 56) - 1));
         for levels in 2..=4 {
-            check(Fake::new(levels), &[0, 1 << 20, 0x7f << 20]);
-            check(Fake::new(levels).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
+            for bits in 0..=2 {
+                check(Fake::new(levels).with_groups(bits), &[0, 1 << 20, 0x7f << 20]);
+                check(Fake::new(levels).with_groups(bits).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
+            }
         }
     }
 

@@ -21,6 +21,8 @@ const MEMORY_SHIFT: u32 = 6;
 const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
 /// Written through, where hardware notes that.
 const DIRTY: u64 = 1 << 8;
+/// In a leaf: a member of a group. Its address is that of the group, the same in all members.
+const GROUPED: u64 = 1 << 9;
 /// In a table entry: annotations lie below.
 const KEPT: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
@@ -34,6 +36,7 @@ const ANNOTATION_SHIFT: u32 = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fake {
     geometry: Geometry,
+    group_bits: u32,
     /// What a leaf is when it is written through: [`DIRTY`], or nothing where hardware does not note it.
     written: u64,
 }
@@ -44,7 +47,14 @@ impl Fake {
         assert!(levels >= 2 && levels <= 4, "the fake format has two to four levels");
         let root = Level::new(levels - 1);
         let largest_leaf = Level::new(if levels == 2 { 1 } else { levels - 2 });
-        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()), written: 0 }
+        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()), group_bits: 0, written: 0 }
+    }
+
+    /// The same with contiguous groups of `1 << bits` pages, at most a table of them.
+    #[must_use]
+    pub const fn with_groups(self, bits: u32) -> Self {
+        assert!(bits <= 2, "a group lies in one table");
+        Self { group_bits: bits, ..self }
     }
 
     /// The same for hardware that notes what it writes to.
@@ -193,6 +203,24 @@ impl Format for Fake {
 
     fn write_revoked(&self, raw: u64, level: Level) -> u64 {
         Self::word(Self::body(raw, level) & !(WRITE | MAY_WRITE), level)
+    }
+
+    fn group_bits(&self, level: Level) -> u32 {
+        if level == Level::PAGE { self.group_bits } else { 0 }
+    }
+
+    fn is_grouped(&self, raw: u64, level: Level) -> bool {
+        Self::leaf_body(raw, level) & GROUPED != 0
+    }
+
+    fn grouped(&self, raw: u64, level: Level) -> u64 {
+        let group = self.geometry.size(level) << self.group_bits(level);
+        Self::word(Self::body(raw, level) & !(ADDRESS & (group - 1)) | GROUPED, level)
+    }
+
+    fn ungrouped(&self, raw: u64, level: Level, member: usize) -> u64 {
+        let body = Self::body(raw, level) & !GROUPED;
+        Self::word(body + member as u64 * self.geometry.size(level), level)
     }
 
     fn hardware_dirty(&self) -> bool {

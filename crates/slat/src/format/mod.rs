@@ -10,7 +10,9 @@ mod geometry;
 mod npt;
 mod riscv;
 
-pub use arm64::{Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Stage2};
+pub use arm64::{
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Stage2,
+};
 pub use ept::{Ept, Ept5, Ept5Ad, EptAd, ExtendedPageTables};
 pub use fake::Fake;
 pub use geometry::Geometry;
@@ -19,6 +21,9 @@ pub use riscv::{GStage, Sv39x4, Sv39x4Adu, Sv48x4, Sv48x4Adu, Sv57x4, Sv57x4Adu}
 
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
+
+/// Members of the largest group that any architecture has (arm64, pages of 16 KiB).
+pub const MOST_MEMBERS: usize = 128;
 
 /// An entry format of one architecture's second stage, with its run-time configuration (address size, features).
 ///
@@ -138,6 +143,36 @@ pub trait Format: Copy + Send + Sync + 'static {
         raw
     }
 
+    /// Leaves of `level` in a contiguous group, as a power of two; 0 where the architecture has no groups, or they are
+    /// not asked for.
+    ///
+    /// A group is one leaf: aligned neighbouring entries of one table that map aligned neighbouring memory, of which
+    /// hardware may cache any one for all. Its members differ in nothing but the accessed flag and, while somebody is
+    /// changing that for all of them, write permission.
+    #[inline(always)]
+    fn group_bits(&self, _level: Level) -> u32 {
+        0
+    }
+
+    /// Whether the word is a leaf that is a member of a group; `false` of a word in any other state.
+    #[inline(always)]
+    fn is_grouped(&self, _raw: u64, _level: Level) -> bool {
+        false
+    }
+
+    /// The leaf word made that of a member of its group. All that is asked of leaves may be asked of it, and every change
+    /// of a leaf be made to it, but where its memory lies is known only once it is [`ungrouped`](Self::ungrouped).
+    #[inline(always)]
+    fn grouped(&self, raw: u64, _level: Level) -> u64 {
+        raw
+    }
+
+    /// The word of member number `member` of a group made that of a leaf of its own.
+    #[inline(always)]
+    fn ungrouped(&self, raw: u64, _level: Level, _member: usize) -> u64 {
+        raw
+    }
+
     /// What changing a valid entry of `level` from `old` to `new` needs from TLB maintenance.
     fn change(&self, old: u64, new: u64, level: Level) -> Change;
 }
@@ -170,6 +205,19 @@ pub struct Leaf {
     pub memory: MemoryType,
     /// The accessed flag: without it the next access faults, or hardware sets it.
     pub accessed: bool,
+}
+
+impl Leaf {
+    /// The leaf that says what both say, where they differ in permissions or the accessed flag: permissions intersected,
+    /// accessed united.
+    pub(crate) fn united(self, other: Self) -> Self {
+        Self {
+            permissions: self.permissions.and(other.permissions),
+            may_write: self.may_write && other.may_write,
+            accessed: self.accessed || other.accessed,
+            ..self
+        }
+    }
 }
 
 /// What changing one valid entry to another needs.

@@ -11,6 +11,8 @@ use crate::table::{Entry, Position, TableRef};
 const ENTRIES: usize = 512;
 /// Ways in which the children of one table may differ: writable or not, noted as such or not, accessed or not, dirty or not.
 const VARIANTS: usize = 16;
+/// In the note of what an entry was: it was a member of a contiguous group, which is no difference: the leaf is larger.
+const GROUPED: u8 = 1 << 7;
 /// How often an entry that changes under our eyes is looked at again.
 const LOOKS: usize = 4;
 
@@ -30,7 +32,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let mut children = Children::of(self, first, parent.level)?;
         let Ok(broken) = parent.entry().break_valid::<F>(parent.raw) else { return None };
         if !children.freeze(format) {
-            children.thaw();
+            children.thaw(format);
             broken.restore();
             return None;
         }
@@ -54,6 +56,10 @@ struct Children<'s, H: Host> {
     entries: usize,
     /// From one entry's word to the next one's.
     stride: u64,
+    /// Entries of a contiguous group.
+    members: usize,
+    /// Whether the first entry was seen to be in one.
+    starts_grouped: bool,
     /// What the words say apart from write permission and the accessed flag, as that of the first entry.
     common: u64,
     /// The different words there are, as that of the first entry.
@@ -76,7 +82,9 @@ impl<'s, H: Host> Children<'s, H> {
         if format.kind(first.raw, first.level) != Kind::Leaf {
             return None;
         }
-        let leaf = format.decode(first.raw, first.level);
+        let starts_grouped = format.is_grouped(first.raw, first.level);
+        let raw = if starts_grouped { format.ungrouped(first.raw, first.level, 0) } else { first.raw };
+        let leaf = format.decode(raw, first.level);
         if !leaf.hpa.is_aligned(geometry.size(level)) {
             return None;
         }
@@ -91,8 +99,10 @@ impl<'s, H: Host> Children<'s, H> {
             level: first.level,
             entries,
             stride,
-            common: common(format, first.raw, first.level),
-            variants: [first.raw; VARIANTS],
+            members: 1 << format.group_bits(first.level),
+            starts_grouped,
+            common: common(format, raw, first.level),
+            variants: [raw; VARIANTS],
             count: 1,
             which: [0; ENTRIES],
             frozen: 0,
@@ -102,40 +112,53 @@ impl<'s, H: Host> Children<'s, H> {
     /// Freezes all entries; false if one of them does not fit. Entries of one kind go in one run.
     fn freeze<F: Format>(&mut self, format: F) -> bool {
         let mut looks = 0;
-        let mut variant = 0;
+        let (mut variant, mut grouped) = (0, self.starts_grouped);
         while self.frozen < self.entries {
             let start = self.frozen;
-            let mut expected = self.word(variant, start);
-            let stride = self.stride;
-            let freeze = |entry: Entry<'s, H::Atomics>| {
-                let same = entry.load() == expected && entry.change(expected, F::FROZEN).is_ok();
-                expected = expected.wrapping_add(stride);
-                same
+            let frozen = match grouped {
+                true => self.freeze_run::<F>(variant, |raw| format.grouped(raw, self.level)),
+                false => self.freeze_run::<F>(variant, |raw| raw),
             };
-            let frozen = self.table.leading(start, self.entries - start, freeze);
-            self.which[start..start + frozen].fill(variant as u8);
+            self.which[start..start + frozen].fill(variant as u8 | if grouped { GROUPED } else { 0 });
             self.frozen += frozen;
             if self.frozen == self.entries {
                 break;
             }
             looks = if frozen > 0 { 0 } else { looks + 1 };
             match self.variant_at(format, self.frozen) {
-                Some(found) if looks < LOOKS => variant = found,
+                Some(found) if looks < LOOKS => (variant, grouped) = found,
                 _ => return false,
             }
         }
         true
     }
 
-    /// Which variant the entry at `index` is, if it fits at all.
-    fn variant_at<F: Format>(&mut self, format: F, index: usize) -> Option<usize> {
+    /// Freezes entries of one kind, which `made` makes of their words, from the first one that is not frozen; how many.
+    #[inline(always)]
+    fn freeze_run<F: Format>(&self, variant: usize, made: impl Fn(u64) -> u64) -> usize {
+        let start = self.frozen;
+        let mut word = self.word(variant, start);
+        let stride = self.stride;
+        let freeze = |entry: Entry<'s, H::Atomics>| {
+            let expected = made(word);
+            let same = entry.load() == expected && entry.change(expected, F::FROZEN).is_ok();
+            word = word.wrapping_add(stride);
+            same
+        };
+        self.table.leading(start, self.entries - start, freeze)
+    }
+
+    /// Which variant the entry at `index` is, and whether in a group, if it fits at all.
+    fn variant_at<F: Format>(&mut self, format: F, index: usize) -> Option<(usize, bool)> {
         let raw = self.table.entry(index).load();
         if format.kind(raw, self.level) != Kind::Leaf {
             return None;
         }
+        let grouped = format.is_grouped(raw, self.level);
+        let raw = if grouped { format.ungrouped(raw, self.level, index % self.members) } else { raw };
         let word = raw.wrapping_sub(self.stride.wrapping_mul(index as u64));
         if let Some(found) = self.variants[..self.count].iter().position(|variant| *variant == word) {
-            return Some(found);
+            return Some((found, grouped));
         }
         // An entry of other memory may look like anything once the step is taken off: compare the entry itself.
         let expected = self.common.wrapping_add(self.stride.wrapping_mul(index as u64));
@@ -144,13 +167,15 @@ impl<'s, H: Host> Children<'s, H> {
         }
         self.variants[self.count] = word;
         self.count += 1;
-        Some(self.count - 1)
+        Some((self.count - 1, grouped))
     }
 
     /// Gives back what was frozen. Nobody else changes a frozen entry.
-    fn thaw(&mut self) {
+    fn thaw<F: Format>(&mut self, format: F) {
         for index in 0..self.frozen {
-            let word = self.word(self.which[index].into(), index);
+            let word = self.word((self.which[index] & !GROUPED).into(), index);
+            let is_grouped = self.which[index] & GROUPED != 0;
+            let word = if is_grouped { format.grouped(word, self.level) } else { word };
             self.table.entry(index).thawed(word);
         }
     }

@@ -17,6 +17,12 @@ impl Moved {
         Self { regions: [(0, [0; 8]); REGIONS], count: 0 }
     }
 
+    /// Whether there is room for the pages around `page`.
+    pub(crate) fn has_room(&self, page: u64) -> bool {
+        let region = page / REGION_PAGES;
+        self.count < REGIONS || self.regions.iter().any(|(held, _)| *held == region)
+    }
+
     /// Holds `page`; false when there is no room for it.
     pub(crate) fn hold(&mut self, page: u64) -> bool {
         let region = page / REGION_PAGES;

@@ -1,6 +1,6 @@
 //! Making something where there was nothing, and changing one leaf in place.
 
-use super::Visit;
+use super::{Grouping, Visit};
 use crate::addr::{Gpa, Level};
 use crate::format::{Change, Format, Leaf};
 use crate::host::{Host, Tlb};
@@ -62,17 +62,19 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     }
 
     /// Publishes a table of pages, the first of which is `first`, in an entry of the level above that was seen empty,
-    /// unless `admit`, asked while the entry is locked, says no. The table comes from `cache`, and is filled before.
+    /// unless `admit`, asked while the entry is locked, says no. The table comes from `cache`, and is filled before, with
+    /// contiguous groups where `grouping` allows them.
     pub(crate) fn publish_table(
         self,
         position: Position<'s, H>,
         first: Leaf,
         cache: &mut Cache,
+        grouping: Grouping,
         admit: impl FnOnce() -> bool,
     ) -> Publish {
         let Some(table) = cache.pop() else { return Publish::Lost };
         let mut child = Unlinked::new(&self.space.host, table);
-        self.populate(&mut child, first, Level::PAGE);
+        self.populate(&mut child, first, Level::PAGE, grouping);
         let mut give_back = || {
             child.write_series(0, 0);
             cache.push(table);

@@ -4,6 +4,7 @@ mod age;
 mod annotate;
 mod collapse;
 mod dirty;
+mod group;
 mod map;
 mod protect;
 mod remove;
@@ -12,6 +13,7 @@ mod shard;
 mod split;
 
 pub(crate) use annotate::Divide;
+pub(crate) use group::Grouping;
 pub(crate) use map::Publish;
 pub(crate) use protect::{Protection, What};
 pub(crate) use remove::{CUTS, Removal};

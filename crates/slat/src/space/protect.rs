@@ -1,10 +1,11 @@
 //! Withholding write permission from a range, page by page or block by block.
 
+use super::group::Dissolution;
 use super::{Reached, Selection, Split, Visit};
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Kind};
 use crate::host::{Hint, Host};
-use crate::table::{Cache, Entry, Position, TableRef};
+use crate::table::{Cache, Entry, Members, Position, TableRef};
 use crate::tlb::Gather;
 
 use super::shard::Raised;
@@ -132,6 +133,12 @@ impl Protection {
         while seen.page < end && seen.visited < budget {
             let index = (seen.page - base) as usize;
             let raw = position.table.entry(index).load();
+            if format.is_grouped(raw, Level::PAGE) {
+                match self.groups(visit, Position { index, raw, ..position }, (base, end), selection, seen) {
+                    Some(met) => return Some(met),
+                    None => continue,
+                }
+            }
             if format.is_writable(raw, Level::PAGE) {
                 self.raise(visit, seen.page);
                 let most = selection.run(seen.page).min(end - seen.page).min(budget - seen.visited);
@@ -181,7 +188,8 @@ impl Protection {
     ) -> usize {
         let protect = |entry: Entry<'_, H::Atomics>, new: fn(&F, u64, Level) -> u64| {
             let raw = entry.load();
-            format.is_writable(raw, Level::PAGE) && entry.change(raw, new(&format, raw, Level::PAGE)).is_ok()
+            let is_one = format.is_writable(raw, Level::PAGE) && !format.is_grouped(raw, Level::PAGE);
+            is_one && entry.change(raw, new(&format, raw, Level::PAGE)).is_ok()
         };
         match self.what {
             What::WriteForGood => table.leading(first, most, |entry| protect(entry, F::write_revoked)),
@@ -206,6 +214,16 @@ impl Protection {
         while seen.page < end && seen.visited < budget {
             let here = Position { index: (seen.page - base) as usize, ..position };
             let raw = here.entry().load();
+            if format.is_grouped(raw, Level::PAGE) {
+                match self.groups(visit, Position { raw, ..here }, (base, end), selection, &mut seen) {
+                    None => continue,
+                    Some(met) => {
+                        self.note(visit, &seen);
+                        self.wait(visit, Position { index: met, ..position });
+                        return (seen.page, seen.visited);
+                    }
+                }
+            }
             seen.visited += 1;
             match format.kind(raw, Level::PAGE) {
                 Kind::Leaf if format.is_dirty(raw, Level::PAGE) => {
@@ -271,6 +289,9 @@ impl Protection {
                 page
             }
             Kind::Frozen | Kind::Table => page,
+            Kind::Leaf if format.is_grouped(position.raw, position.level) => {
+                self.upper_group(visit, position, page, selection)
+            }
             Kind::Leaf => {
                 let whole = selection.covers(first, count);
                 if !whole && self.takes_from(format, position.raw, position.level) {
@@ -285,6 +306,105 @@ impl Protection {
                 }
             }
         }
+    }
+
+    /// A group of pages that is selected is protected whole, of others only a part is meant: they are dissolved, with all
+    /// further ones in this table. An entry that is no member any more is where to wait, the group's first page where to go
+    /// on: a part of a group is never left behind protected while hardware may take another member's word for it.
+    fn groups<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        position: Position<'_, H>,
+        (base, end): (u64, u64),
+        selection: &impl Selection,
+        seen: &mut Seen,
+    ) -> Option<usize> {
+        let members = Members::around(position, visit.space.format);
+        let (first, count) = (base + members.first as u64, members.count as u64);
+        seen.visited += count;
+        if selection.covers(first, count) {
+            let met = self.whole_group(visit, members, first, Level::PAGE);
+            seen.page = if met.is_some() { first } else { selection.next(first + count).unwrap_or(end) };
+            return met;
+        }
+        let mut dissolution = Dissolution::new(visit.space.gather());
+        let mut met = None;
+        let mut next = Some(seen.page);
+        while let Some(page) = next.filter(|page| *page < end && met.is_none() && !dissolution.is_full()) {
+            let index = (page - base) as usize;
+            let position = Position { index, raw: position.table.entry(index).load(), ..position };
+            let first = page & !(count - 1);
+            if visit.space.format.is_grouped(position.raw, Level::PAGE) && !selection.covers(first, count) {
+                let gpa = Gpa::new(page << visit.space.geometry().page_shift());
+                met = dissolution.add(visit, position, gpa).err().map(|other| other.index);
+            }
+            next = selection.next(first + count);
+        }
+        dissolution.close(visit);
+        met
+    }
+
+    /// A group of blocks; the page where to go on.
+    fn upper_group<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        position: Position<'_, H>,
+        page: u64,
+        selection: &impl Selection,
+    ) -> u64 {
+        let geometry = visit.space.geometry();
+        let members = Members::around(position, visit.space.format);
+        let count = geometry.pages(position.level) * members.count as u64;
+        let first = page & !(count - 1);
+        let met = if selection.covers(first, count) {
+            match self.whole_group(visit, members, first, position.level) {
+                None => return first + count,
+                Some(met) => Position { index: met, ..position },
+            }
+        } else {
+            match visit.dissolve(position, Gpa::new(page << geometry.page_shift())) {
+                Ok(()) => return page,
+                Err(met) => met,
+            }
+        };
+        self.wait(visit, met);
+        first
+    }
+
+    /// Protects every member of a group, whose first page is `first`; the index of an entry that is no member any more.
+    fn whole_group<H: Host, F: Format>(
+        &mut self,
+        visit: Visit<'_, H, F>,
+        members: Members<'_, H>,
+        first: u64,
+        level: Level,
+    ) -> Option<usize> {
+        let format = visit.space.format;
+        let mut is_dirty = false;
+        let changed = visit.change_group(members, level, |raw| {
+            let mut new = self.applied(format, raw, level);
+            if self.what == What::Dirty {
+                is_dirty |= format.is_dirty(raw, level);
+                new = format.made_clean(new, level);
+            }
+            if new != raw {
+                self.raise(visit, first);
+            }
+            new
+        });
+        let span = visit.group_span(Gpa::new(first << visit.space.geometry().page_shift()), level);
+        if changed.count > 0 {
+            self.gather.leaf(span, level);
+            self.changed += changed.count;
+        } else {
+            self.untouched = Some(self.untouched.map_or(span, |untouched| untouched.hull(span)));
+        }
+        if is_dirty && level == Level::PAGE {
+            // Which member hardware noted it in says nothing.
+            let pages = first..first + members.count as u64;
+            pages.for_each(|page| self.found[(page / 64 % 8) as usize] |= 1 << (page % 64));
+        }
+        changed.met.map(|met| members.first + met)
     }
 
     fn takes_from<F: Format>(&self, format: F, raw: u64, level: Level) -> bool {

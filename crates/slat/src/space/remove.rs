@@ -8,7 +8,7 @@ use crate::format::{Format, Kind};
 use crate::host::Host;
 use crate::reclaim::Subtree;
 use crate::sync::Atomics;
-use crate::table::{Cache, Entry, Position, TableRef};
+use crate::table::{Cache, Entry, Members, Position, Singles, TableRef};
 use crate::tlb::Gather;
 
 /// Runs of locked leaves that one removal can hold.
@@ -22,6 +22,8 @@ pub(crate) struct Removal<'s, H: Host> {
     gather: Gather,
     runs: [Option<Run<'s, H>>; RUNS],
     cuts: [Option<Cut<'s, H>>; CUTS],
+    /// What is left of the groups at the range's two ends.
+    rests: [Option<Singles<'s, H>>; 2],
     /// How many more tables may be cut: the room in the handle's limbo.
     may_cut: usize,
     /// The word of the entries afterwards: 0 or an annotation, which empty entries get as well.
@@ -64,8 +66,21 @@ enum Next {
 
 impl<'s, H: Host> Removal<'s, H> {
     pub(crate) fn new(gather: Gather, may_cut: usize, left: u64, moves_dirty: bool) -> Self {
-        let (runs, cuts, moved) = ([const { None }; RUNS], [const { None }; CUTS], Moved::new());
-        Self { gather, runs, cuts, may_cut, left, moves_dirty, moved, changed: 0, widened: false, shortage: None }
+        let (runs, cuts, rests) = ([const { None }; RUNS], [const { None }; CUTS], [None, None]);
+        let moved = Moved::new();
+        Self {
+            gather,
+            runs,
+            cuts,
+            rests,
+            may_cut,
+            left,
+            moves_dirty,
+            moved,
+            changed: 0,
+            widened: false,
+            shortage: None,
+        }
     }
 
     /// Locks what `range` maps, visiting at most `budget` entries (and at least one), or until no more can be held.
@@ -121,6 +136,9 @@ impl<'s, H: Host> Removal<'s, H> {
                 entry.emptied(&flushed, self.left);
                 true
             });
+        }
+        for rest in self.rests.iter_mut().filter_map(Option::take) {
+            rest.make(&flushed, visit.space.format);
         }
         for cut in self.cuts.iter_mut().filter_map(Option::take) {
             if self.moves_dirty {
@@ -190,7 +208,8 @@ impl<'s, H: Host> Removal<'s, H> {
                 true => self.lock_dirty(visit, here, most - visited, start),
                 false => here.table.leading(here.index, most - visited, |entry| {
                     let raw = entry.load();
-                    format.kind(raw, Level::PAGE) == Kind::Leaf && entry.change(raw, F::LOCKED).is_ok()
+                    let is_one = format.kind(raw, Level::PAGE) == Kind::Leaf && !format.is_grouped(raw, Level::PAGE);
+                    is_one && entry.change(raw, F::LOCKED).is_ok()
                 }),
             };
             if leaves == 0 {
@@ -221,7 +240,7 @@ impl<'s, H: Host> Removal<'s, H> {
         let mut page = start.get() >> visit.space.geometry().page_shift();
         first.table.leading(first.index, most, |entry| {
             let raw = entry.load();
-            let is_leaf = format.kind(raw, Level::PAGE) == Kind::Leaf;
+            let is_leaf = format.kind(raw, Level::PAGE) == Kind::Leaf && !format.is_grouped(raw, Level::PAGE);
             // Held before it is locked: a page too many does no harm.
             let held = is_leaf && (!format.is_dirty(raw, Level::PAGE) || self.moved.hold(page));
             page += 1;
@@ -249,13 +268,11 @@ impl<'s, H: Host> Removal<'s, H> {
         match visit.space.format.kind(position.raw, position.level) {
             Kind::Empty => self.empty(visit, position, range, at, cache),
             Kind::Frozen => Next::At(at),
-            Kind::Locked if self.holds_nothing() => {
-                visit.wait_unlocked(position);
-                Next::At(at)
-            }
-            // An operation waits at a locked entry only with its own gather closed (R4).
-            Kind::Locked => Next::Full,
+            Kind::Locked => self.wait_at(visit, position, at),
             Kind::Table => self.cut(visit, position, span, at),
+            Kind::Leaf if visit.space.format.is_grouped(position.raw, position.level) => {
+                self.group(visit, position, range, at)
+            }
             Kind::Leaf if range.covers(span) => self.leaf(visit, position, span, at),
             // Ranges are whole pages, so a page is covered or not met at all.
             Kind::Leaf if position.level == Level::PAGE => Next::At(span.end()),
@@ -321,6 +338,74 @@ impl<'s, H: Host> Removal<'s, H> {
         Next::At(span.end())
     }
 
+    /// Locks a group as one leaf: what the range covers of it is removed, the rest is made leaves of their own behind the
+    /// same flush. Only a block that is covered in part has to be met by itself.
+    fn group<F: Format>(
+        &mut self,
+        visit: Visit<'s, H, F>,
+        position: Position<'s, H>,
+        range: GpaRange,
+        at: Gpa,
+    ) -> Next {
+        let format = visit.space.format;
+        let (level, size) = (position.level, format.geometry().size(position.level));
+        let span = visit.group_span(at, level);
+        let Some(covered) = range.intersection(span) else { return Next::At(at) };
+        if !covered.is_aligned(size) {
+            return self.dissolve(visit, position, at);
+        }
+        let member = |gpa: Gpa| ((gpa.get() - span.start().get()) / size) as usize;
+        let removed = member(covered.start())..member(covered.end());
+        let members = Members::around(position, format);
+        let first = Position { index: members.first + removed.start, ..position };
+        let place = self.run_for(first, covered.start());
+        let rest = self.rests.iter().position(Option::is_none);
+        let (Some(place), Some(rest)) = (place, rest) else { return Next::Full };
+        let first_page = covered.start().get() >> format.geometry().page_shift();
+        if self.moves_dirty && !self.moved.has_room(first_page) {
+            return Next::Full;
+        }
+        let broken = match members.break_valid(format) {
+            Ok(broken) => broken,
+            Err(met) => return self.wait_at(visit, members.at(met), at),
+        };
+        // Under a log no group of blocks is dirty.
+        if self.moves_dirty && level == Level::PAGE && broken.is_dirty(format) {
+            removed.clone().zip(first_page..).for_each(|(_, page)| _ = self.moved.hold(page));
+        }
+        if covered != span {
+            self.rests[rest] = Some(broken.except(format, removed.clone()));
+        } else {
+            broken.removed();
+        }
+        self.hold(place, first, removed.len(), covered.end());
+        self.gather.leaf(span, level);
+        visit.tally.unmapped(level, removed.len() as u64);
+        self.changed += removed.len() as u64;
+        Next::At(covered.end())
+    }
+
+    fn dissolve<F: Format>(&mut self, visit: Visit<'s, H, F>, position: Position<'s, H>, at: Gpa) -> Next {
+        // Nothing but this gather's removals happens while it holds entries (R1).
+        if !self.holds_nothing() {
+            return Next::Full;
+        }
+        match visit.dissolve(position, at) {
+            Ok(()) => Next::At(at),
+            Err(met) => self.wait_at(visit, met, at),
+        }
+    }
+
+    /// Goes on at `at` once `met` is not locked any more. An operation waits at a locked entry only with its own gather
+    /// closed (R4).
+    fn wait_at<F: Format>(&mut self, visit: Visit<'s, H, F>, met: Position<'s, H>, at: Gpa) -> Next {
+        if !self.holds_nothing() {
+            return Next::Full;
+        }
+        visit.wait_unlocked(met);
+        Next::At(at)
+    }
+
     /// The run that a leaf at `start` extends, or a free place for a new one.
     fn run_for(&self, position: Position<'s, H>, start: Gpa) -> Option<usize> {
         let free = self.runs.iter().position(Option::is_none);
@@ -359,11 +444,15 @@ fn scan<H: Host, F: Format>(visit: Visit<'_, H, F>, cut: &Cut<'_, H>, mark: &mut
     let geometry = visit.space.geometry();
     let first = visit.below(cut.position, cut.start);
     let page = cut.start.get() >> geometry.page_shift();
+    let group = 1 << visit.space.format.group_bits(Level::PAGE);
     for index in 0..geometry.entries() {
         let position = Position { index, ..first };
         visit.wait_unlocked(position);
-        if visit.space.format.is_dirty(position.entry().load(), Level::PAGE) {
-            mark(page + index as u64);
+        let raw = position.entry().load();
+        if visit.space.format.is_dirty(raw, Level::PAGE) {
+            let members = if visit.space.format.is_grouped(raw, Level::PAGE) { group } else { 1 };
+            let index = index & !(members - 1);
+            (index..index + members).for_each(|index| mark(page + index as u64));
         }
     }
 }

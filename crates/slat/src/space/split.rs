@@ -1,6 +1,6 @@
 //! Splitting a leaf into a table of leaves that map the same memory: populated before it is linked, one break.
 
-use super::Visit;
+use super::{Grouping, Visit};
 use crate::addr::{Gpa, Hpa, Level};
 use crate::format::{Change, Format, Leaf};
 use crate::host::Host;
@@ -29,7 +29,11 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let Some(below) = position.level.below() else { return Split::Lost };
         let Some(table) = cache.pop() else { return Split::NoTable };
         let mut child = Unlinked::new(&self.space.host, table);
-        self.populate(&mut child, format.decode(position.raw, position.level), below);
+        let whole = format.decode(position.raw, position.level);
+        // Where the log withholds writing, a group would be dissolved by the write that splits, or by the next one.
+        let is_withheld = format.group_bits(below) > 0 && whole.may_write && !whole.permissions.write();
+        let grouping = if is_withheld { Grouping::Singles } else { Grouping::Groups };
+        self.populate(&mut child, whole, below, grouping);
         let linked = format.table(table, position.level);
         let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
             child.write_series(0, 0);
@@ -51,21 +55,25 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     }
 
     /// Fills a table that is linked nowhere yet with the leaves of `below` that map what `whole` begins.
-    pub(super) fn populate(self, child: &mut Unlinked<'_, H>, whole: Leaf, below: Level) {
+    #[inline]
+    pub(super) fn populate(self, child: &mut Unlinked<'_, H>, whole: Leaf, below: Level, grouping: Grouping) {
         // Nearly always pages: compiled for that level apart.
         match below {
-            Level::PAGE => self.populate_with(child, whole, Level::PAGE),
-            _ => self.populate_with(child, whole, below),
+            Level::PAGE => self.populate_with(child, whole, Level::PAGE, grouping),
+            _ => self.populate_with(child, whole, below, grouping),
         }
     }
 
     #[inline(always)]
-    fn populate_with(self, child: &mut Unlinked<'_, H>, whole: Leaf, below: Level) {
+    fn populate_with(self, child: &mut Unlinked<'_, H>, whole: Leaf, below: Level, grouping: Grouping) {
         let format = self.space.format;
         let geometry = format.geometry();
+        let group = geometry.size(below) << format.group_bits(below);
+        let is_grouped = format.group_bits(below) > 0 && grouping == Grouping::Groups && whole.hpa.is_aligned(group);
         let leaf = |index: usize| {
             let hpa = Hpa::new(whole.hpa.get() + ((index as u64) << geometry.shift(below)));
-            format.leaf(Leaf { hpa, ..whole }, below)
+            let raw = format.leaf(Leaf { hpa, ..whole }, below);
+            if is_grouped { format.grouped(raw, below) } else { raw }
         };
         let entries = geometry.entries();
         let (first, last, stride) = (leaf(0), leaf(entries - 1), leaf(1).wrapping_sub(leaf(0)));

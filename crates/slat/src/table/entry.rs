@@ -73,7 +73,7 @@ impl<'s, A: Atomics> Entry<'s, A> {
 
     /// Only the owner of a locked entry stores. Release: pairs with `load`.
     #[inline(always)]
-    fn store(self, new: u64) {
+    pub(super) fn store(self, new: u64) {
         self.word.store(new, Ordering::Release);
     }
 }

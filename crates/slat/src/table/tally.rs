@@ -16,6 +16,8 @@ enum Counter {
     Spurious,
     Retries,
     Splits,
+    GroupsMade,
+    GroupsDissolved,
     Collapses,
     FlushedLeaves,
     FlushedTables,
@@ -55,6 +57,9 @@ count_one! {
     retried => Retries;
     split => Splits;
     collapsed => Collapses;
+    /// A contiguous group was mapped; its leaves are counted apart.
+    group_made => GroupsMade;
+    group_dissolved => GroupsDissolved;
     flushed_leaves => FlushedLeaves;
     flushed_tables => FlushedTables;
     flushed_all => FlushedAll;
@@ -149,6 +154,11 @@ impl Counts {
 
     pub(crate) fn collapses(&self) -> u64 {
         self.0[Counter::Collapses as usize]
+    }
+
+    /// Contiguous groups that faults made, and those that were dissolved.
+    pub(crate) fn groups(&self) -> [u64; 2] {
+        [Counter::GroupsMade, Counter::GroupsDissolved].map(|counter| self.0[counter as usize])
     }
 
     /// Flushes of leaves, of tables, of everything, and local ones: each relaxed or spurious fault has one of these.

@@ -8,7 +8,7 @@ use crate::addr::{Gpa, GpaRange, Hpa, Level};
 use crate::format::{Format, Kind, Leaf};
 use crate::host::{Access, Exposed, Hint, Host, Request, Run, Translation, VcpuId};
 use crate::reclaim::Subtree;
-use crate::space::{Publish, Split, Ticket, Visit};
+use crate::space::{Grouping, Publish, Split, Ticket, Visit};
 use crate::sync::Atomics;
 use crate::table::{Cache, Position};
 
@@ -101,16 +101,18 @@ pub(crate) struct Fault<'a, H: Host, F: Format> {
 }
 
 /// What a fault may publish: where it comes from and how large it may be.
-struct Plan<'a, A: Atomics> {
+pub(super) struct Plan<'a, A: Atomics> {
     slot: &'a Slot<A>,
-    ticket: Ticket,
-    level: Level,
-    raw: u64,
+    pub(super) ticket: Ticket,
+    pub(super) level: Level,
+    pub(super) raw: u64,
     writable: bool,
     /// Where the first page of the table around the address lies, and how many whole tables from there on are to be
     /// mapped, if any.
     tables: Option<(Hpa, u64)>,
-    exposed: Exposed,
+    pub(super) exposed: Exposed,
+    /// Where the group around the address begins in host memory, if there may be one.
+    pub(super) group: Option<Hpa>,
 }
 
 impl<'a, H: Host, F: Format> Fault<'a, H, F> {
@@ -160,6 +162,9 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     #[inline(always)]
     fn relax(&mut self, position: Position<'a, H>) -> Option<Step> {
         let level = position.level;
+        if self.visit.space.format.is_grouped(position.raw, level) {
+            return self.relax_group(position);
+        }
         if level > Level::PAGE && self.is_logged() {
             return self.split(position, Level::PAGE);
         }
@@ -168,8 +173,14 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         // Between the change and the second reading of the slots: who turned logging on meanwhile either is seen here,
         // or finds the entry writable and protects it (R6).
         H::Atomics::full_fence_after_rmw();
+        self.relaxed(self.visit.span(self.gpa, level), level)
+    }
+
+    /// What was made writable is marked by the slots of now.
+    #[inline(always)]
+    pub(super) fn relaxed(&mut self, span: GpaRange, level: Level) -> Option<Step> {
         if let Some(slot) = self.vm.slots.read(self.visit.section).find_any(self.gpa, self.last_used) {
-            mark(slot, self.visit.span(self.gpa, level), self.page_shift());
+            mark(slot, span, self.page_shift());
             if slot.log.is_none() && level == Level::PAGE && self.vcpu.is_some() {
                 collapse_around(self.visit, slot, self.stash, self.gpa);
             }
@@ -217,11 +228,15 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if self.cache.len() < tables.into() {
             return Some(Step::Done(Outcome::NeedTables(tables)));
         }
-        self.visit.space.host.expose(plan.exposed);
+        let group = self.group_to_make(position, &plan);
+        self.visit.space.host.expose(group.map_or(plan.exposed, |group| group.exposed));
         if let Some(tables) = plan.tables.filter(|_| plan.level == Level::PAGE && position.level > Level::PAGE) {
             return self.map_tables(position, plan, tables);
         }
         let position = self.visit.link_down(position, self.gpa, plan.level, self.cache).ok()?;
+        if let Some(group) = group {
+            return self.map_group(position, &plan, group);
+        }
         let span = self.visit.span(self.gpa, plan.level);
         let shards = &self.visit.space.shards;
         let published = self.visit.publish_leaf(position, plan.raw, || shards.admits(&plan.ticket, span));
@@ -243,10 +258,12 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         let mut leaf = Leaf { hpa: first, ..self.visit.space.format.decode(plan.raw, Level::PAGE) };
         let mut span = self.visit.span(self.gpa, level);
         let plan = Plan { level, ..plan };
+        let grouping = if plan.slot.log.is_none() { Grouping::Groups } else { Grouping::Singles };
         let mut step = None;
         for _ in 0..count.min(TABLES_PER_SECTION) {
             let shards = &self.visit.space.shards;
-            let published = self.visit.publish_table(position, leaf, self.cache, || shards.admits(&plan.ticket, span));
+            let admit = || shards.admits(&plan.ticket, span);
+            let published = self.visit.publish_table(position, leaf, self.cache, grouping, admit);
             let done = matches!(published, Publish::Done);
             if done || self.filled == 0 {
                 step = self.finish_over(published, &plan, span);
@@ -264,6 +281,9 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     /// or the host gave it without the permission that is now asked for.
     #[cold]
     fn replace(&mut self, position: Position<'a, H>, answer: &mut Option<Answer>) -> Option<Step> {
+        if self.visit.space.format.is_grouped(position.raw, position.level) {
+            return self.dissolve(position);
+        }
         let plan = match self.plan(position.level, answer) {
             Ok(plan) => plan,
             Err(step) => return Some(step),
@@ -291,7 +311,12 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
     }
 
     #[inline]
-    fn finish_over(&mut self, published: Publish, plan: &Plan<'_, H::Atomics>, span: GpaRange) -> Option<Step> {
+    pub(super) fn finish_over(
+        &mut self,
+        published: Publish,
+        plan: &Plan<'_, H::Atomics>,
+        span: GpaRange,
+    ) -> Option<Step> {
         match published {
             Publish::Lost => return None,
             Publish::Refused => return Some(Step::Done(Outcome::Retry)),
@@ -342,7 +367,8 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
             _ => (leaf.hpa, format.geometry().size(level)),
         };
         let exposed = Exposed { hpa: first, len, permissions: leaf.permissions, memory: leaf.memory };
-        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write(), tables, exposed })
+        let group = self.group_for(slot, &run, level);
+        Ok(Plan { slot, ticket, level, raw, writable: leaf.permissions.write(), tables, exposed, group })
     }
 
     /// See [`Plan::tables`]: as far as all pages are meant, and slot and run have them, within one shard's region.
@@ -394,7 +420,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         self.vm.slots.read(self.visit.section).find(self.gpa, self.last_used)
     }
 
-    fn is_logged(&mut self) -> bool {
+    pub(super) fn is_logged(&mut self) -> bool {
         self.slot().is_some_and(|slot| slot.log.is_some())
     }
 

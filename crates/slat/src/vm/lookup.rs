@@ -10,10 +10,33 @@ use crate::space::Visit;
 /// What a guest physical address is mapped by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
-    /// The size of the leaf.
-    pub level: Level,
+    /// The level in the low half, the group's bits in the high one: the answer fits in one register.
+    size: u8,
     /// What it allows: the next fault may give more, where the dirty log withholds writing.
     pub permissions: Permissions,
+}
+
+impl Mapping {
+    #[inline(always)]
+    fn of<F: Format>(format: F, raw: u64, level: Level) -> Self {
+        let group_bits = if format.is_grouped(raw, level) { format.group_bits(level) as u8 } else { 0 };
+        Self { size: level.get() | group_bits << 4, permissions: format.decode(raw, level).permissions }
+    }
+
+    /// The size of the leaf.
+    pub const fn level(self) -> Level {
+        Level::new(self.size & 0xf)
+    }
+
+    /// Leaves in the contiguous group that it is a member of, as a power of two: 0 for a leaf by itself.
+    pub const fn group_bits(self) -> u32 {
+        (self.size >> 4) as u32
+    }
+
+    /// Bytes that the leaf maps, or its whole group, around the address.
+    pub fn size<F: Format>(self, format: F) -> u64 {
+        format.geometry().size(self.level()) << self.group_bits()
+    }
 }
 
 impl<R: VmRef> Vcpu<R> {
@@ -63,7 +86,7 @@ fn upper<H: Host, F: Format>(visit: Visit<'_, H, F>, gpa: Gpa) -> Option<Mapping
 #[inline(always)]
 fn mapping<F: Format>(format: F, raw: u64, level: Level) -> Option<Mapping> {
     match format.kind(raw, level) {
-        Kind::Leaf => Some(Mapping { level, permissions: format.decode(raw, level).permissions }),
+        Kind::Leaf => Some(Mapping::of(format, raw, level)),
         _ => None,
     }
 }

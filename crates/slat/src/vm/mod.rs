@@ -7,6 +7,7 @@ mod collapse;
 mod dirty;
 mod exit;
 mod fault;
+mod group;
 mod handle;
 mod harvest;
 mod invalidate;

@@ -8,7 +8,7 @@
 use super::Vm;
 use super::collapse::collapse_around;
 use super::dirty::Log;
-use super::fault::Outcome;
+use super::fault::{Outcome, aligned};
 use super::slots::{LastUsed, Slot};
 use super::vcpu::Memo;
 use crate::addr::{Gpa, Hpa, Level};
@@ -44,7 +44,10 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
             self.flush_local();
             self.visit.tally.spurious();
             Some(Outcome::Spurious)
-        } else if self.access == Access::Write && format.may_write(raw, Level::PAGE) {
+        } else if self.access == Access::Write
+            && format.may_write(raw, Level::PAGE)
+            && !format.is_grouped(raw, Level::PAGE)
+        {
             self.relax(entry, raw)
         } else {
             None
@@ -79,6 +82,9 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
             answer => return self.unusual(&answer),
         };
         let hpa = self.frame_of(&run)?;
+        if self.may_be_grouped(slot, &run) {
+            return None;
+        }
         self.expose(hpa);
         let log = slot.log.as_deref();
         let claimed = entry.claim::<F>(0).ok()?;
@@ -133,6 +139,14 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
         let hpa = run.hpa.get().wrapping_add(offset);
         let expressible = ((1 << self.visit.space.format.output_bits()) - 1) & !(page_size - 1);
         if hpa & !expressible == 0 { Some(Hpa::new(hpa)) } else { None }
+    }
+
+    /// Whether the page may come with a whole group, which is made at length.
+    #[inline(always)]
+    fn may_be_grouped(&self, slot: &Slot<H::Atomics>, run: &Run) -> bool {
+        self.visit.space.format.group_bits(Level::PAGE) > 0
+            && slot.log.is_none()
+            && aligned(slot, run, self.visit.group_span(self.gpa, Level::PAGE)).is_some()
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use crate::table::Counts;
 pub struct Statistics {
     /// Table pages held: linked, carried by handles, or awaiting a grace period. The root counts as its tables.
     pub tables: u64,
-    /// Leaves mapped, by level.
+    /// Leaves mapped, by level; each member of a contiguous group counts.
     pub leaves: [u64; Level::COUNT],
     /// Unlinked subtrees that await a grace period or are being taken apart.
     pub awaiting: u64,
@@ -28,6 +28,10 @@ pub struct Statistics {
     pub splits: u64,
     /// Tables collapsed into leaves.
     pub collapses: u64,
+    /// Contiguous groups that faults mapped.
+    pub groups: u64,
+    /// Contiguous groups that were made leaves of their own, since only a part was meant.
+    pub dissolutions: u64,
     /// Flushes of leaf entries.
     pub flushes_leaves: u64,
     /// Flushes of unlinked tables.
@@ -41,6 +45,7 @@ pub struct Statistics {
 impl Statistics {
     pub(crate) fn of(counts: &Counts) -> Self {
         let [flushes_leaves, flushes_tables, flushes_all, flushes_local] = counts.flushes();
+        let [groups, dissolutions] = counts.groups();
         Self {
             tables: counts.tables(),
             leaves: counts.leaves(),
@@ -52,6 +57,8 @@ impl Statistics {
             retries: counts.retries(),
             splits: counts.splits(),
             collapses: counts.collapses(),
+            groups,
+            dissolutions,
             flushes_leaves,
             flushes_tables,
             flushes_all,

@@ -172,7 +172,7 @@ pub fn slot(start: u64, len: u64) -> NewSlot {
     NewSlot { range: range(start, len), host: HostAddress::new(0), flags: SlotFlags::default() }
 }
 
-pub fn vcpu(vm: &Arc<TestVm>, id: u32) -> Vcpu<Arc<TestVm>> {
+pub fn vcpu<F: Format>(vm: &Arc<Vm<TestHost, F>>, id: u32) -> Vcpu<Arc<Vm<TestHost, F>>> {
     let mut vcpu = Vcpu::new(vm.clone(), VcpuId(id)).unwrap();
     vcpu.top_up(8).unwrap();
     vcpu
@@ -183,11 +183,11 @@ pub const INITIALLY_SET: SlotFlags = SlotFlags { read_only: false, log: Some(Log
 pub const READ_ONLY: SlotFlags = SlotFlags { read_only: true, log: None };
 pub const PLAIN: SlotFlags = SlotFlags { read_only: false, log: None };
 
-pub fn set_flags(worker: &mut Worker<Arc<TestVm>>, flags: SlotFlags) {
+pub fn set_flags<F: Format>(worker: &mut Worker<Arc<Vm<TestHost, F>>>, flags: SlotFlags) {
     while !worker.set_flags(SlotId(0), flags, Budget::UNLIMITED).unwrap().is_done() {}
 }
 
-pub fn harvest(worker: &mut Worker<Arc<TestVm>>, pages: Pages) -> (Vec<u64>, Harvest) {
+pub fn harvest<F: Format>(worker: &mut Worker<Arc<Vm<TestHost, F>>>, pages: Pages) -> (Vec<u64>, Harvest) {
     let mut bitmap = vec![0; pages.count.div_ceil(64) as usize];
     let harvest = worker.harvest(SlotId(0), pages, &mut bitmap, Budget::UNLIMITED).unwrap();
     let named = (0..pages.count).filter(|page| bitmap[*page as usize / 64] >> (page % 64) & 1 != 0);
@@ -195,7 +195,7 @@ pub fn harvest(worker: &mut Worker<Arc<TestVm>>, pages: Pages) -> (Vec<u64>, Har
 }
 
 /// The entry that the tables hold for `at`, by a walk of the test's own: its level, its word, its state.
-pub fn entry(vm: &TestVm, at: u64) -> (Level, u64, Kind) {
+pub fn entry<F: Format>(vm: &Vm<TestHost, F>, at: u64) -> (Level, u64, Kind) {
     let format = vm.format();
     let geometry = format.geometry();
     let mut level = geometry.root_level();
@@ -214,14 +214,14 @@ pub fn entry(vm: &TestVm, at: u64) -> (Level, u64, Kind) {
 }
 
 /// The word of the table at `table`.
-pub fn word(vm: &TestVm, table: Hpa, index: usize) -> &HookedWord {
+pub fn word<F: Format>(vm: &Vm<TestHost, F>, table: Hpa, index: usize) -> &HookedWord {
     // SAFETY: tests look at tables that are linked, while nothing is being freed.
     let words = unsafe { vm.host().words(table) };
     &words[index]
 }
 
 /// Where `at` is mapped, and whether it may be written to now.
-pub fn mapping(vm: &TestVm, at: u64) -> Option<(Hpa, Level, bool)> {
+pub fn mapping<F: Format>(vm: &Vm<TestHost, F>, at: u64) -> Option<(Hpa, Level, bool)> {
     let (level, raw, kind) = entry(vm, at);
     let leaf = (kind == Kind::Leaf).then(|| vm.format().decode(raw, level))?;
     let offset = at & (vm.format().geometry().size(level) - 1) & !(PAGE - 1);

@@ -45,7 +45,7 @@ const MEM_ATTR: [Memory; 16] = {
     [Dv, Dv, Dv, Dv, Nc, Nc, Nc, Nc, Nc, Nc, Wt, Wt, Nc, Nc, Wt, Wb]
 };
 
-/// Bits that mean nothing here: nG or nT (11, 16), shareability (9:8), contiguous (52), software's (58:55), and
+/// Bits that mean nothing to an access: nG or nT (11, 16), shareability (9:8), contiguous (52), software's (58:55), and
 /// implementation-defined ones (62:59).
 const NOISE: [u64; 3] = [0, 1 << 11 | 0b11 << 8 | 1 << 52 | 0b1111 << 55, 0b1111 << 59 | 1 << 8];
 
@@ -71,6 +71,7 @@ fn every_combination_of_attributes_at_every_level_is_what_the_manual_says() {
                     permissions: Permissions::new(read, write, execute),
                     memory,
                     dirty: true,
+                    set_bits: if noise >> 52 & 1 == 1 { 4 } else { 0 },
                 };
                 let expected = match kind {
                     Kind::Invalid => Step::Fault(FaultKind::Translation),

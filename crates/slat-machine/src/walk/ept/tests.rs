@@ -93,7 +93,7 @@ fn expected(low: u64, level: usize, walker: Ept, entry: u64) -> Step {
         (Kind::Leaf, Some(memory)) => {
             let dirty = !flags || low >> 9 & 1 == 1;
             let translation =
-                Translation { output: Hpa::new(ADDRESS), level: LEVEL[level], permissions, memory, dirty };
+                Translation { output: Hpa::new(ADDRESS), level: LEVEL[level], permissions, memory, dirty, set_bits: 0 };
             Step::Leaf { translation, update }
         }
     }
