@@ -17,9 +17,12 @@
 //! | [`vcpu`] | a core and the engine's vCPU, running guest programs |
 //! | [`program`] | what guests do |
 //! | [`copy`] | the far side of a live migration |
+//! | [`trace`] | the engine's own steps, written down |
+//! | [`checker`] | whether what was written down keeps the rules |
 #![deny(unsafe_code)]
 
 pub mod broadcast;
+pub mod checker;
 pub mod copy;
 pub mod cpu;
 #[cfg(test)]
@@ -35,6 +38,7 @@ pub mod request;
 #[cfg(test)]
 mod testing;
 pub mod tlb;
+pub mod trace;
 pub mod vcpu;
 pub mod walk;
 

@@ -1,0 +1,7 @@
+//! The checker, the specification and the conflict tables: what they say of the engine, and that they can say the opposite.
+
+mod cases;
+mod play;
+mod script;
+mod subject;
+mod traced;
