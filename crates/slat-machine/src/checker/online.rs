@@ -29,6 +29,9 @@ pub struct Checker {
     owners: HashMap<u64, (Thread, u64)>,
     /// Threads inside of the engine, and whether each has been alone there since it came.
     inside: BTreeMap<Thread, bool>,
+    /// Guest addresses between the leaves of which each thread inside has taken back a note of software's: hardware
+    /// reads the same as before, but whoever does it cannot always know.
+    noted: BTreeMap<Thread, (u64, u64)>,
     /// The generation of the table that a thread last read a pointer to.
     pointers: HashMap<(Thread, u64), u32>,
     flushes: HashMap<u64, Begun>,
@@ -69,6 +72,7 @@ impl Checker {
             loaded: None,
             owners: HashMap::new(),
             inside: BTreeMap::new(),
+            noted: BTreeMap::new(),
             pointers: HashMap::new(),
             flushes: HashMap::new(),
             now: 0,
@@ -379,6 +383,11 @@ impl Checker {
                 if owed.is_some() || (was.is_valid() && was.class(is) != Class::Same) {
                     self.tlb.add(at, Stale { value: old, since: self.now, cores, owed });
                 }
+                if owed.is_none() && was.is_leaf() && was.class(is) == Class::Same && old != new {
+                    let start = self.address_of(at, level).get();
+                    let (first, end) = self.noted.get(&thread).copied().unwrap_or((start, start));
+                    self.noted.insert(thread, (first.min(start), end.max(start + self.discipline.span(level))));
+                }
                 self.settle(at, level, is, owed);
                 self.check_leaf(at, level, is);
             }
@@ -466,13 +475,14 @@ impl Checker {
         }
         self.flushes.insert(id, Begun { flush, at: self.now, cores });
         let is_alone = self.inside.get(&thread) == Some(&true);
-        self.find_if(is_alone && !self.has_cause(flush), Verdict::FlushWithoutCause);
+        self.find_if(is_alone && !self.has_cause(thread, flush), Verdict::FlushWithoutCause);
     }
 
     /// Whether somebody waits for what the flush covers, and for nothing less.
-    fn has_cause(&self, flush: Flush) -> bool {
+    fn has_cause(&self, thread: Thread, flush: Flush) -> bool {
         let owed = self.tlb.all().filter(|(_, stale)| stale.owed.is_some());
         let spans = owed.filter_map(|(at, stale)| self.covered_span(flush, at, stale));
+        let spans = spans.chain(self.noted.get(&thread).copied());
         let hull = spans.reduce(|(start, end), (first, last)| (start.min(first), end.max(last)));
         match (hull, flush) {
             (None, _) => self.loaded.is_some(),
@@ -519,6 +529,7 @@ impl Checker {
         let is_alone = self.inside.is_empty();
         self.inside.values_mut().for_each(|alone| *alone = false);
         self.inside.insert(thread, is_alone);
+        self.noted.remove(&thread);
     }
 
     fn returned(&mut self, thread: Thread) {
