@@ -12,8 +12,10 @@ mod declared;
 pub mod discipline;
 pub mod event;
 mod frames;
+mod history;
 mod may_tlb;
 mod online;
+pub mod replay;
 pub mod verdict;
 
 pub use discipline::Discipline;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use slat::addr::{GpaRange, Hpa, Level};
 use slat::format::Format;
 use slat::host::Flush;
-use slat_machine::checker::{Checker, Event, Finding, How, Verdict};
+use slat_machine::checker::{Checker, Event, Finding, How, Verdict, replay};
 
 use crate::script::*;
 use crate::subject::{Arm, PAGE, Subject, VMID, X86};
@@ -43,9 +43,13 @@ fn text(trace: &[Event]) -> String {
     trace.iter().enumerate().map(|(number, event)| format!("{number:4} {event:x?}\n")).collect()
 }
 
-/// What both evaluators find.
+/// What both evaluators find: the same.
 fn judged<S: Subject>(trace: &[Event]) -> Vec<Finding> {
-    Checker::judge(S::discipline(CORES), trace)
+    let mut online = Checker::judge(S::discipline(CORES), trace);
+    online.sort_unstable();
+    let replayed = replay::judge(&S::discipline(CORES), trace);
+    assert_eq!(online, replayed, "{}: the evaluators differ on\n{}", S::NAME, text(trace));
+    online
 }
 
 /// A script in which `word` is mapped at [`GPA`], and where.

@@ -1,5 +1,6 @@
 //! The checker, the specification and the conflict tables: what they say of the engine, and that they can say the opposite.
 
+mod agree;
 mod cases;
 mod play;
 mod script;

@@ -14,7 +14,7 @@ use slat_machine::{GuestError, Machine, MachineConfig, Runner};
 use crate::play::{BASE, BYTES, Dice, Hand, PAGES, Play, TracedVm};
 use crate::subject::{Arm, Subject, VMID, X86};
 
-const VCPUS: u32 = 2;
+pub(crate) const VCPUS: u32 = 2;
 /// Threads that are no vCPU are numbered from here on.
 const WORKERS: u16 = 32;
 

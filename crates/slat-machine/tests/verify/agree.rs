@@ -1,0 +1,142 @@
+//! The two evaluators on traces of the engine, as they were recorded and with something done to them: they agree.
+
+use slat::addr::{GpaRange, Level};
+use slat::host::{Flush, Hint};
+use slat_machine::checker::{Checker, Event, How, replay};
+
+use crate::play::{Dice, Play};
+use crate::subject::{Arm, Subject, X86};
+use crate::traced::{VCPUS, round};
+
+const PLAYS: [Play; 4] = [Play::Logged, Play::Blocks, Play::Moving, Play::Slots];
+
+/// Events of a trace that are looked at: the replay asks much of each.
+const MOST: usize = 10_000;
+
+/// What may be done to a trace.
+const DAMAGES: [fn(&mut Vec<Event>, usize) -> bool; 7] =
+    [drop_event, swap_neighbours, forget_completion, name_another_level, flush_half, store_instead, exchange_instead];
+
+fn drop_event(trace: &mut Vec<Event>, at: usize) -> bool {
+    let is_fair = matches!(trace[at], Event::FlushBegun { .. } | Event::FlushDone { .. } | Event::Copied(_));
+    is_fair && {
+        trace.remove(at);
+        true
+    }
+}
+
+fn swap_neighbours(trace: &mut Vec<Event>, at: usize) -> bool {
+    let writes = |event: &Event| matches!(event, Event::Wrote { .. });
+    let flushes = |event: &Event| matches!(event, Event::FlushBegun { .. } | Event::FlushDone { .. });
+    let is_fair = at > 0 && writes(&trace[at - 1]) && flushes(&trace[at]);
+    if is_fair {
+        trace.swap(at - 1, at);
+    }
+    is_fair
+}
+
+fn forget_completion(trace: &mut Vec<Event>, at: usize) -> bool {
+    match &mut trace[at] {
+        Event::FlushBegun { cores, .. } => {
+            *cores &= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn name_another_level(trace: &mut Vec<Event>, at: usize) -> bool {
+    match &mut trace[at] {
+        Event::FlushBegun { flush: Flush::Leaves { level, .. }, .. } => {
+            *level =
+                if *level == Hint::Level(Level::PAGE) { Hint::Level(Level::new(1)) } else { Hint::Level(Level::PAGE) };
+            true
+        }
+        Event::FlushBegun { flush, .. } => match *flush {
+            Flush::Tables { range } => {
+                *flush = Flush::Leaves { range, level: Hint::Unknown };
+                true
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn flush_half(trace: &mut Vec<Event>, at: usize) -> bool {
+    match &mut trace[at] {
+        Event::FlushBegun { flush: Flush::Leaves { range, .. } | Flush::Tables { range }, .. } => {
+            let half = range.len() / 2 & !0xfff;
+            *range = GpaRange::with_len(range.start(), half).unwrap();
+            true
+        }
+        _ => false,
+    }
+}
+
+fn store_instead(trace: &mut Vec<Event>, at: usize) -> bool {
+    how_instead(trace, at, How::Store)
+}
+
+fn exchange_instead(trace: &mut Vec<Event>, at: usize) -> bool {
+    how_instead(trace, at, How::Exchange)
+}
+
+fn how_instead(trace: &mut [Event], at: usize, instead: How) -> bool {
+    match &mut trace[at] {
+        Event::Wrote { how, .. } if *how == How::Swap => {
+            *how = instead;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// What both find.
+fn agree<S: Subject>(trace: &[Event], what: &str) -> usize {
+    let mut online = Checker::judge(S::discipline(VCPUS), trace);
+    online.sort_unstable();
+    let replayed = replay::judge(&S::discipline(VCPUS), trace);
+    if let Some(first) = online.iter().zip(&replayed).position(|(one, other)| one != other) {
+        let event = online[first].event.min(replayed[first].event);
+        panic!("{} {what}: online {}, replay {}, {:x?}", S::NAME, online[first], replayed[first], trace[event]);
+    }
+    let more = online.get(replayed.len()).or(replayed.get(online.len()));
+    if let Some(more) = more {
+        let path = std::env::temp_dir().join("slat-differ.trace");
+        let text = trace.iter().enumerate().map(|(number, event)| format!("{number} {event:x?}\n"));
+        std::fs::write(&path, text.collect::<String>()).unwrap();
+        panic!("{} {what}: one of them finds {more}; the trace is in {}", S::NAME, path.display());
+    }
+    online.len()
+}
+
+fn all_agree<S: Subject>() {
+    let (mut damaged, mut noticed) = (0, 0);
+    for (seed, play) in (0..).zip(PLAYS) {
+        let mut trace = round::<S>(play, seed, 3).trace;
+        trace.truncate(MOST);
+        assert_eq!(agree::<S>(&trace, &format!("{play:?}")), 0);
+        let mut dice = Dice(seed);
+        for damage in DAMAGES {
+            let mut copy = trace.clone();
+            let at = (0..1000).map(|_| dice.below(trace.len() as u64) as usize);
+            if at.into_iter().any(|at| damage(&mut copy, at)) {
+                damaged += 1;
+                noticed += usize::from(agree::<S>(&copy, &format!("{play:?}, damaged")) > 0);
+            }
+        }
+    }
+    println!("agree|{}|{damaged}|{noticed}", S::NAME);
+    assert!(2 * noticed > damaged, "of {damaged} damaged traces {noticed} were noticed");
+}
+
+#[test]
+fn both_evaluators_agree_on_traces_of_arm64_whole_and_damaged() {
+    all_agree::<Arm>();
+}
+
+#[test]
+fn both_evaluators_agree_on_traces_of_ept_whole_and_damaged() {
+    all_agree::<X86>();
+}
