@@ -159,7 +159,14 @@ impl History {
         self.root.clone().into_iter().for_each(|table| self.unlink(table, thread));
     }
 
+    /// A thread writes to a table that is in nobody's tree.
     pub(super) fn recycle(&mut self, table: u64, thread: Thread) {
+        if let Some(phase) = self.tables.get_mut(&table).and_then(|phases| phases.last_mut())
+            && phase.kind == Kind::Private
+        {
+            phase.by = Some(thread);
+            return;
+        }
         self.enter_phase(table, Kind::Private, self.last_link(table), Some(thread), false);
     }
 

@@ -102,6 +102,12 @@ impl Checker {
         self.tlb.all().count()
     }
 
+    /// What is cached and has to be flushed before a call returns: the word, the value, and whose call it is.
+    pub fn owed(&self) -> Vec<(Hpa, u64, Thread)> {
+        let owed = |(at, stale): (u64, &Stale)| Some((Hpa::new(at), stale.value, stale.owed?));
+        self.tlb.all().filter_map(owed).collect()
+    }
+
     /// The next event.
     pub fn step(&mut self, event: &Event) {
         match *event {

@@ -183,6 +183,9 @@ impl Replay {
             self.history.recycle(table, thread);
             self.pointers.remove(&(thread, table));
         }
+        if self.history.kind(table) == Kind::Private {
+            self.history.recycle(table, thread);
+        }
         let kind = self.history.kind(table);
         let Some(link) = self.history.last_link(table).filter(|_| matches!(kind, Kind::Linked | Kind::Unlinked)) else {
             self.history.write(at, new, thread);

@@ -2,7 +2,7 @@
 
 use slat::addr::{GpaRange, Level};
 use slat::host::{Flush, Hint};
-use slat_machine::checker::{Checker, Event, How, replay};
+use slat_machine::checker::{Checker, Event, Finding, How, replay};
 
 use crate::play::{Dice, Play};
 use crate::subject::{Arm, Subject, X86};
@@ -92,23 +92,29 @@ fn how_instead(trace: &mut [Event], at: usize, instead: How) -> bool {
     }
 }
 
-/// What both find.
+/// What both find first; whom they blame for what follows from it is not compared.
 fn agree<S: Subject>(trace: &[Event], what: &str) -> usize {
     let mut online = Checker::judge(S::discipline(VCPUS), trace);
     online.sort_unstable();
     let replayed = replay::judge(&S::discipline(VCPUS), trace);
-    if let Some(first) = online.iter().zip(&replayed).position(|(one, other)| one != other) {
-        let event = online[first].event.min(replayed[first].event);
-        panic!("{} {what}: online {}, replay {}, {:x?}", S::NAME, online[first], replayed[first], trace[event]);
-    }
-    let more = online.get(replayed.len()).or(replayed.get(online.len()));
-    if let Some(more) = more {
+    let first = |found: &[Finding]| found.first().map_or(usize::MAX, |found| found.event);
+    let end = first(&online).min(first(&replayed));
+    let count = online.len();
+    let online: Vec<_> = online.into_iter().filter(|found| found.event <= end).collect();
+    let replayed: Vec<_> = replayed.into_iter().filter(|found| found.event <= end).collect();
+    if online != replayed {
+        let only = |one: &[Finding], other: &[Finding]| one.iter().copied().find(|found| !other.contains(found));
+        let first = [only(&online, &replayed), only(&replayed, &online)].into_iter().flatten().min().unwrap();
+        let mut checker = Checker::new(S::discipline(VCPUS));
+        trace[..first.event].iter().for_each(|event| checker.step(event));
         let path = std::env::temp_dir().join("slat-differ.trace");
         let text = trace.iter().enumerate().map(|(number, event)| format!("{number} {event:x?}\n"));
         std::fs::write(&path, text.collect::<String>()).unwrap();
-        panic!("{} {what}: one of them finds {more}; the trace is in {}", S::NAME, path.display());
+        let whose = if online.contains(&first) { "online" } else { "replay" };
+        let owed = checker.owed();
+        panic!("{} {what}: {first}, {whose} only; owed: {owed:x?}; the trace is in {}", S::NAME, path.display());
     }
-    online.len()
+    count
 }
 
 fn all_agree<S: Subject>() {
@@ -118,12 +124,12 @@ fn all_agree<S: Subject>() {
         trace.truncate(MOST);
         assert_eq!(agree::<S>(&trace, &format!("{play:?}")), 0);
         let mut dice = Dice(seed);
-        for damage in DAMAGES {
+        for (number, damage) in DAMAGES.into_iter().enumerate() {
             let mut copy = trace.clone();
             let at = (0..1000).map(|_| dice.below(trace.len() as u64) as usize);
             if at.into_iter().any(|at| damage(&mut copy, at)) {
                 damaged += 1;
-                noticed += usize::from(agree::<S>(&copy, &format!("{play:?}, damaged")) > 0);
+                noticed += usize::from(agree::<S>(&copy, &format!("{play:?}, damaged by {number}")) > 0);
             }
         }
     }

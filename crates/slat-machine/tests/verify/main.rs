@@ -2,6 +2,7 @@
 
 mod agree;
 mod cases;
+mod histories;
 mod play;
 mod script;
 mod subject;
