@@ -2,6 +2,7 @@
 
 mod agree;
 mod cases;
+mod conflicts;
 mod histories;
 mod play;
 mod script;
