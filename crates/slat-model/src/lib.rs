@@ -8,6 +8,7 @@ pub mod hardware;
 pub mod oracle;
 pub mod plant;
 pub mod quarantine;
+pub mod reorder;
 pub mod run;
 pub mod scenario;
 pub mod stage;
