@@ -5,6 +5,7 @@
 pub mod book;
 pub mod format;
 pub mod hardware;
+pub mod museum;
 pub mod oracle;
 pub mod plant;
 pub mod quarantine;

@@ -294,8 +294,8 @@ impl<T: Tool> Word for Checked<T> {
                 return seen;
             }
         }
-        let is_summary = Plant::SummaryUnset.is_planted()
-            && book::with(|book| book.threads.has_changed(T::me(), Shape::Other));
+        let is_summary =
+            Plant::SummaryUnset.is_planted() && book::with(|book| book.threads.has_changed(T::me(), Shape::Other));
         if is_summary {
             return self.load(Ordering::Acquire);
         }

@@ -1,6 +1,7 @@
 //! The engine, run by several threads at random, every step of it checked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use slat::addr::Gpa;
 use slat::format::Format;
@@ -141,4 +142,29 @@ rounds! {
     memory_that_moves_keeps_every_rule_on_ept: X86, Play::Moving;
     slots_that_change_keep_every_rule_on_arm64: Arm, Play::Slots;
     slots_that_change_keep_every_rule_on_ept: X86, Play::Slots;
+}
+
+/// Rounds of everything, one after the other, for as many seconds as `SLAT_SOAK_SECONDS` says (60).
+#[test]
+#[ignore = "takes as long as it is told"]
+fn soak() {
+    let seconds = std::env::var("SLAT_SOAK_SECONDS").map_or(60, |text| text.parse().expect("a number of seconds"));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut rounds, mut events, mut findings) = (0, 0, Vec::new());
+    let mut seed = std::env::var("SLAT_SOAK_SEED").map_or(1000, |text| text.parse().expect("a number"));
+    while Instant::now() < end {
+        for play in [Play::Logged, Play::Blocks, Play::Moving, Play::Slots] {
+            for (name, Round { findings: found, trace }) in
+                [(Arm::NAME, round::<Arm>(play, seed, 60)), (X86::NAME, round::<X86>(play, seed, 60))]
+            {
+                rounds += 1;
+                events += trace.len();
+                findings.extend(found.first().map(|first| format!("{name} {play:?}, seed {seed}: {first}")));
+            }
+        }
+        seed += 1;
+    }
+    println!("soak|{seconds}|{rounds}|{events}|{}", findings.len());
+    findings.iter().for_each(|finding| println!("finding|{finding}"));
+    assert_eq!(findings, Vec::<String>::new());
 }

@@ -29,7 +29,7 @@ pub const UNMAP_PART: Scenario =
 
 /// Write permission is withdrawn from a page while its table is collapsed.
 pub const PROTECT: Scenario =
-    Scenario::new("collapse_fault/protect", with_protection::<Loom>, with_protection::<Shuttle>);
+    Scenario::new("collapse_fault/protect", with_protection::<Loom>, with_protection::<Shuttle>).with_preemptions(1);
 
 /// The table is dropped, for faults to map the block, while a guest writes through it.
 pub const LAZILY: Scenario = Scenario::new("collapse_fault/lazily", lazily::<Loom>, lazily::<Shuttle>);
