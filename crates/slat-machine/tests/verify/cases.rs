@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use slat::addr::{GpaRange, Hpa, Level};
 use slat::format::Format;
-use slat::host::Flush;
+use slat::host::{Flush, Hint};
 use slat_machine::checker::{Checker, Event, Finding, How, Verdict, replay};
 
 use crate::script::*;
@@ -16,22 +16,45 @@ const BLOCK: Level = Level::new(1);
 
 /// What the cases came to: how many deserve each verdict, and how many do not.
 #[derive(Default)]
-struct Tally(BTreeMap<Verdict, (usize, usize)>);
+struct Tally {
+    counts: BTreeMap<Verdict, (usize, usize)>,
+    /// What the checker is made blind to, to see that the cases notice; and how many do.
+    blindness: Option<fn(Event) -> Event>,
+    noticed: usize,
+}
 
 impl Tally {
     /// The trace deserves the verdict.
     fn bad<S: Subject>(&mut self, verdict: Verdict, script: Script<S>) {
-        let found = judged::<S>(&script.trace);
+        let found = self.judged::<S>(&script.trace);
         let wanted = found.iter().any(|finding| finding.verdict == verdict);
+        if self.blindness.is_some() {
+            self.noticed += usize::from(!wanted);
+            return;
+        }
         assert!(wanted, "{}: {verdict:?} is deserved, but found was {found:?} in\n{}", S::NAME, text(&script.trace));
-        self.0.entry(verdict).or_default().0 += 1;
+        self.counts.entry(verdict).or_default().0 += 1;
     }
 
     /// The trace deserves no verdict; it is the innocent sister of one that deserves this one.
     fn good<S: Subject>(&mut self, verdict: Verdict, script: Script<S>) {
-        let found = judged::<S>(&script.trace);
+        let found = self.judged::<S>(&script.trace);
+        if self.blindness.is_some() {
+            self.noticed += usize::from(!found.is_empty());
+            return;
+        }
         assert_eq!(found, [], "{}: innocent of {verdict:?}:\n{}", S::NAME, text(&script.trace));
-        self.0.entry(verdict).or_default().1 += 1;
+        self.counts.entry(verdict).or_default().1 += 1;
+    }
+
+    /// What the checker finds; what both evaluators find, if it is not blind.
+    fn judged<S: Subject>(&self, trace: &[Event]) -> Vec<Finding> {
+        match self.blindness {
+            Some(blindness) => {
+                Checker::judge(S::discipline(CORES), &trace.iter().copied().map(blindness).collect::<Vec<_>>())
+            }
+            None => judged::<S>(trace),
+        }
     }
 
     fn case<S: Subject>(&mut self, verdict: Verdict, is_good: bool, script: Script<S>) {
@@ -307,7 +330,7 @@ fn freed_while_walked<S: Subject>(tally: &mut Tally) {
         let (mut script, ..) = mapped::<S>(word, PAGE);
         let span = script.span(GPA, BLOCK);
         let middle = GpaRange::with_len(span.start(), 4096).unwrap();
-        let leaves_only = Flush::Leaves { range: span, level: slat::host::Hint::Unknown };
+        let leaves_only = Flush::Leaves { range: span, level: Hint::Unknown };
         let whole = [(Flush::All, true), (Flush::Tables { range: span }, true), (leaves_only, false)];
         let table = script.table_below(GPA, BLOCK);
         drop(script);
@@ -541,8 +564,7 @@ fn lost_dirty_page<S: Subject>(tally: &mut Tally) {
     }
 }
 
-fn all_of<S: Subject>() {
-    let mut tally = Tally::default();
+fn play_all<S: Subject>(tally: &mut Tally) {
     let cases: [fn(&mut Tally); 18] = [
         break_before_make::<S>,
         break_before_make_of_tables::<S>,
@@ -563,12 +585,86 @@ fn all_of<S: Subject>() {
         writes_where_withdrawn::<S>,
         lost_dirty_page::<S>,
     ];
-    cases.into_iter().for_each(|case| case(&mut tally));
+    cases.into_iter().for_each(|case| case(tally));
+}
+
+fn all_of<S: Subject>() {
+    let mut tally = Tally::default();
+    play_all::<S>(&mut tally);
     for verdict in Verdict::ALL {
-        let (bad, good) = tally.0.get(&verdict).copied().unwrap_or_default();
+        let (bad, good) = tally.counts.get(&verdict).copied().unwrap_or_default();
         println!("case|{}|{verdict:?}|{}|{bad}|{good}", S::NAME, verdict.property());
         let has_rule = S::BREAKS || verdict != Verdict::BreakBeforeMake;
         assert!(good > 0 && (bad > 0 || !has_rule), "{verdict:?} has {bad} cases against it and {good} for it");
+    }
+}
+
+/// Ways for a checker to be blind: each takes an event for another.
+const BLINDNESSES: [(&str, fn(Event) -> Event); 9] = [
+    ("every flush drops everything", |event| with_flush(event, |_| Flush::All)),
+    ("a level hint is not read", |event| {
+        with_flush(event, |flush| match flush {
+            Flush::Leaves { range, .. } => Flush::Leaves { range, level: Hint::Unknown },
+            other => other,
+        })
+    }),
+    ("a flush of leaves drops walks, too", |event| {
+        with_flush(event, |flush| match flush {
+            Flush::Leaves { range, .. } => Flush::Tables { range },
+            other => other,
+        })
+    }),
+    ("a flush of tables keeps walks", |event| {
+        with_flush(event, |flush| match flush {
+            Flush::Tables { range } => Flush::Leaves { range, level: Hint::Unknown },
+            other => other,
+        })
+    }),
+    ("a flush is for every guest", |event| match event {
+        Event::FlushBegun { thread, id, flush, cores, .. } => {
+            Event::FlushBegun { thread, id, flush, vmid: VMID, cores }
+        }
+        other => other,
+    }),
+    ("a flush reaches every core", |event| match event {
+        Event::FlushBegun { thread, id, flush, vmid, .. } => {
+            Event::FlushBegun { thread, id, flush, vmid, cores: all_cores() }
+        }
+        other => other,
+    }),
+    ("every change is a compare-and-swap", |event| with_how(event, How::Swap)),
+    ("every change is a store", |event| with_how(event, How::Store)),
+    ("one thread does it all", |event| match event {
+        Event::Wrote { at, old, new, how, .. } => Event::Wrote { thread: ONE, at, old, new, how },
+        Event::Read { at, value, .. } => Event::Read { thread: ONE, at, value },
+        other => other,
+    }),
+];
+
+fn with_flush(event: Event, change: impl Fn(Flush) -> Flush) -> Event {
+    match event {
+        Event::FlushBegun { thread, id, flush, vmid, cores } => {
+            Event::FlushBegun { thread, id, flush: change(flush), vmid, cores }
+        }
+        other => other,
+    }
+}
+
+fn with_how(event: Event, how: How) -> Event {
+    match event {
+        Event::Wrote { thread, at, old, new, .. } => Event::Wrote { thread, at, old, new, how },
+        other => other,
+    }
+}
+
+#[test]
+fn a_blind_checker_is_noticed_by_the_cases() {
+    for (name, blindness) in BLINDNESSES {
+        let mut tally = Tally { blindness: Some(blindness), ..Tally::default() };
+        play_all::<Arm>(&mut tally);
+        play_all::<X86>(&mut tally);
+        println!("blind|{name}|{}", tally.noticed);
+        assert!(tally.noticed > 0, "no case notices that {name}");
     }
 }
 
