@@ -5,6 +5,7 @@ mod layers;
 mod no_std;
 mod test;
 mod tools;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Chore {
         #[arg(long)]
         keep: bool,
     },
+    /// Runs all that the proof consists of, and writes target/verify/index.html and verify.json
+    Verify(verify::Options),
     /// Builds the engine without `std`, looks at what it needs from outside, links it and runs it
     NoStd,
 }
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Chore::Test { quick } => test::run(quick),
         Chore::Layers => layers::check().map(|()| ExitCode::SUCCESS),
         Chore::Instructions { json, keep } => instructions::count(json, keep).map(|()| ExitCode::SUCCESS),
+        Chore::Verify(options) => verify::run(&options),
         Chore::NoStd => no_std::check().map(|()| ExitCode::SUCCESS),
     }
 }

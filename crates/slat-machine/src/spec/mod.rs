@@ -38,9 +38,9 @@ pub enum Operation {
         /// Whether the guest may write to it.
         writable: bool,
     },
-    /// The page was mapped, or left as it was.
+    /// The page was mapped, or given write permission back, or left as it was.
     Prefaulted {
-        /// Whether the guest may write to it, if it was mapped.
+        /// Whether the guest may write to it, if anything was done.
         writable: bool,
     },
     /// A fault gave write permission back to the page, or to a leaf around it.
@@ -86,7 +86,10 @@ impl Page {
         let only = |possible: bool, page: Self| [possible.then_some(page), None];
         let [first, second] = match operation {
             Operation::Mapped { writable } => only(!self.mapped, self.made(writable)),
-            Operation::Prefaulted { writable } => [same, (!self.mapped).then(|| self.made(writable))],
+            Operation::Prefaulted { writable } => {
+                let changes = !self.mapped || (writable && !self.writable);
+                [same, changes.then(|| self.made(writable))]
+            }
             Operation::Relaxed => only(self.mapped && !self.writable, self.made(true)),
             Operation::Marked => {
                 only(self.unmarked > 0, Self { dirty: true, unmarked: self.unmarked.saturating_sub(1), ..self })
