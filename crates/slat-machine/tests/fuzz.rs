@@ -114,10 +114,10 @@ impl<F: Format> Play<'_, '_, F> {
             Op::Age(first, count) => _ = self.worker.age(range(first, count), all).unwrap(),
             Op::Prefault(..) | Op::Harvest(..) | Op::Collapse(_) => {}
         }
-        for index in 0..WATCHED.len() {
-            let mapping = self.vcpu.lookup(Gpa::new(BASE + WATCHED[index] * PAGE_SIZE));
+        for (page, seen) in WATCHED.iter().zip(&mut self.seen) {
+            let mapping = self.vcpu.lookup(Gpa::new(BASE + page * PAGE_SIZE));
             let looked = Operation::Looked(mapping.map(|mapping| mapping.permissions.write()));
-            self.seen[index].push(Call { from: self.clock, to: self.clock + 1, operation: looked });
+            seen.push(Call { from: self.clock, to: self.clock + 1, operation: looked });
         }
         self.clock += 2;
     }

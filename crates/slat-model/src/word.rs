@@ -311,8 +311,11 @@ impl<T: Tool> Word for Checked<T> {
     }
 }
 
+/// How a change of an entry is made after all.
+type Tables = Box<dyn Fn(Change)>;
+
 std::thread_local! {
-    static TABLES: RefCell<Option<Box<dyn Fn(Change)>>> = const { RefCell::new(None) };
+    static TABLES: RefCell<Option<Tables>> = const { RefCell::new(None) };
 }
 
 /// From now on changes that were put off are made by `tables`.

@@ -1,19 +1,20 @@
 //! The evaluator that runs beside the program: it keeps the state of every entry and of every table, and looks at each
 //! event once.
 
+mod guest;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use slat::addr::{Gpa, GpaRange, Hpa, Level};
+use slat::addr::{Gpa, Hpa, Level};
 use slat::host::{Access, Flush};
 
 use super::declared::{Declared, guest_pages};
-use super::discipline::{Class, Discipline, Leaf, Meaning};
+use super::discipline::{Class, Discipline, Meaning};
 use super::event::{Event, How, Thread};
 use super::frames::{Frame, Frames, Status, addresses, index_of, table_of};
 use super::may_tlb::{MayTlb, Stale};
 use super::verdict::{Finding, Verdict};
-use crate::memory::PAGE_SIZE;
-use crate::physical::{FRAME_SIZE, FRAME_WORDS};
+use crate::physical::FRAME_SIZE;
 
 /// The evaluator. Feed it every event of a trace, in order.
 #[derive(Clone, Debug)]
@@ -552,63 +553,5 @@ impl Checker {
         let linked = self.frames.iter().filter(|(_, frame)| frame.status == Status::Linked);
         let left = linked.flat_map(|(_, frame)| frame.words.iter()).any(|&word| word == locked || word == frozen);
         self.find_if(left, Verdict::LeftLocked);
-    }
-}
-
-// What the guest may do.
-impl Checker {
-    fn reaches_taken(&self, _start: Gpa, level: Level, leaf: Leaf) -> bool {
-        leaf.permissions != slat::host::Permissions::NONE
-            && self.declared.is_taken(leaf.output, self.discipline.span(level))
-    }
-
-    fn writes_where_withdrawn(&self, start: Gpa, level: Level, leaf: Leaf) -> bool {
-        leaf.permissions.write() && self.declared.is_withdrawn(self.pages_of(start, level))
-    }
-
-    fn pages_of(&self, start: Gpa, level: Level) -> std::ops::Range<u64> {
-        let first = start.get() / PAGE_SIZE;
-        first..first + self.discipline.span(level) / PAGE_SIZE
-    }
-
-    fn look_at_all_leaves(&mut self, verdict: Verdict, is_wrong: impl Fn(&Self, Gpa, Level, Leaf) -> bool) {
-        let wrong = self.leaves().into_iter().any(|(start, level, leaf)| is_wrong(self, start, level, leaf));
-        self.find_if(wrong, verdict);
-    }
-
-    /// Every leaf that hardware may use: what linked tables say, and what is stale.
-    fn leaves(&self) -> Vec<(Gpa, Level, Leaf)> {
-        let linked = self.frames.iter().filter(|(_, frame)| frame.status == Status::Linked);
-        let current = linked.flat_map(|(at, _)| (0..FRAME_WORDS as u64).map(move |index| at + 8 * index));
-        let current = current.map(|at| (at, self.frames.word(at))).filter(|(_, word)| *word != 0);
-        let stale = self.tlb.all().map(|(at, stale)| (at, stale.value));
-        current.chain(stale).filter_map(|(at, word)| self.leaf_at(at, word)).collect()
-    }
-
-    fn leaf_at(&self, at: u64, word: u64) -> Option<(Gpa, Level, Leaf)> {
-        let level = self.frames.get(table_of(at))?.level;
-        match self.discipline.meaning(word, level) {
-            Meaning::Leaf(leaf) => Some((self.address_of(at, level), level, leaf)),
-            _ => None,
-        }
-    }
-
-    fn logged(&mut self, range: GpaRange) {
-        self.declared.log(range);
-        for (start, level, leaf) in self.leaves() {
-            if leaf.permissions.write() {
-                let pages = self.pages_of(start, level);
-                self.declared.expose(pages);
-            }
-        }
-    }
-
-    fn copied(&mut self, range: GpaRange) {
-        let writable = self.leaves().into_iter().filter(|(.., leaf)| leaf.permissions.write());
-        let writable: Vec<_> = writable.map(|(start, level, _)| self.pages_of(start, level)).collect();
-        for page in guest_pages(range) {
-            let may_be_written = writable.iter().any(|pages| pages.contains(&page));
-            self.declared.copied(page, may_be_written);
-        }
     }
 }

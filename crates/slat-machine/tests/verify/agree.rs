@@ -66,7 +66,7 @@ fn name_another_level(trace: &mut Vec<Event>, at: usize) -> bool {
 fn flush_half(trace: &mut Vec<Event>, at: usize) -> bool {
     match &mut trace[at] {
         Event::FlushBegun { flush: Flush::Leaves { range, .. } | Flush::Tables { range }, .. } => {
-            let half = range.len() / 2 & !0xfff;
+            let half = (range.len() / 2) & !0xfff;
             *range = GpaRange::with_len(range.start(), half).unwrap();
             true
         }

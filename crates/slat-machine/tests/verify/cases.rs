@@ -1,79 +1,17 @@
 //! For every verdict, traces that deserve it and traces that do not, made from the formats' own words: so the checker
 //! cannot go blind, nor cry wolf.
 
-use std::collections::BTreeMap;
-
 use slat::addr::{GpaRange, Hpa, Level};
 use slat::format::Format;
 use slat::host::{Flush, Hint};
-use slat_machine::checker::{Checker, Event, Finding, How, Verdict, replay};
+use slat_machine::checker::{Event, How, Verdict};
 
 use crate::script::*;
 use crate::subject::{Arm, PAGE, Subject, VMID, X86};
+use crate::tally::Tally;
 
 const GPA: u64 = 6 << 20;
 const BLOCK: Level = Level::new(1);
-
-/// What the cases came to: how many deserve each verdict, and how many do not.
-#[derive(Default)]
-struct Tally {
-    counts: BTreeMap<Verdict, (usize, usize)>,
-    /// What the checker is made blind to, to see that the cases notice; and how many do.
-    blindness: Option<fn(Event) -> Event>,
-    noticed: usize,
-}
-
-impl Tally {
-    /// The trace deserves the verdict.
-    fn bad<S: Subject>(&mut self, verdict: Verdict, script: Script<S>) {
-        let found = self.judged::<S>(&script.trace);
-        let wanted = found.iter().any(|finding| finding.verdict == verdict);
-        if self.blindness.is_some() {
-            self.noticed += usize::from(!wanted);
-            return;
-        }
-        assert!(wanted, "{}: {verdict:?} is deserved, but found was {found:?} in\n{}", S::NAME, text(&script.trace));
-        self.counts.entry(verdict).or_default().0 += 1;
-    }
-
-    /// The trace deserves no verdict; it is the innocent sister of one that deserves this one.
-    fn good<S: Subject>(&mut self, verdict: Verdict, script: Script<S>) {
-        let found = self.judged::<S>(&script.trace);
-        if self.blindness.is_some() {
-            self.noticed += usize::from(!found.is_empty());
-            return;
-        }
-        assert_eq!(found, [], "{}: innocent of {verdict:?}:\n{}", S::NAME, text(&script.trace));
-        self.counts.entry(verdict).or_default().1 += 1;
-    }
-
-    /// What the checker finds; what both evaluators find, if it is not blind.
-    fn judged<S: Subject>(&self, trace: &[Event]) -> Vec<Finding> {
-        match self.blindness {
-            Some(blindness) => {
-                Checker::judge(S::discipline(CORES), &trace.iter().copied().map(blindness).collect::<Vec<_>>())
-            }
-            None => judged::<S>(trace),
-        }
-    }
-
-    fn case<S: Subject>(&mut self, verdict: Verdict, is_good: bool, script: Script<S>) {
-        if is_good { self.good(verdict, script) } else { self.bad(verdict, script) }
-    }
-}
-
-fn text(trace: &[Event]) -> String {
-    trace.iter().enumerate().map(|(number, event)| format!("{number:4} {event:x?}\n")).collect()
-}
-
-/// What both evaluators find: the same.
-fn judged<S: Subject>(trace: &[Event]) -> Vec<Finding> {
-    let mut online = Checker::judge(S::discipline(CORES), trace);
-    online.sort_unstable();
-    let replayed = replay::judge(&S::discipline(CORES), trace);
-    assert_eq!(online, replayed, "{}: the evaluators differ on\n{}", S::NAME, text(trace));
-    online
-}
 
 /// A script in which `word` is mapped at [`GPA`], and where.
 fn mapped<S: Subject>(word: u64, level: Level) -> (Script<S>, Hpa, GpaRange) {
@@ -564,7 +502,7 @@ fn lost_dirty_page<S: Subject>(tally: &mut Tally) {
     }
 }
 
-fn play_all<S: Subject>(tally: &mut Tally) {
+pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
     let cases: [fn(&mut Tally); 18] = [
         break_before_make::<S>,
         break_before_make_of_tables::<S>,
@@ -596,75 +534,6 @@ fn all_of<S: Subject>() {
         println!("case|{}|{verdict:?}|{}|{bad}|{good}", S::NAME, verdict.property());
         let has_rule = S::BREAKS || verdict != Verdict::BreakBeforeMake;
         assert!(good > 0 && (bad > 0 || !has_rule), "{verdict:?} has {bad} cases against it and {good} for it");
-    }
-}
-
-/// Ways for a checker to be blind: each takes an event for another.
-const BLINDNESSES: [(&str, fn(Event) -> Event); 9] = [
-    ("every flush drops everything", |event| with_flush(event, |_| Flush::All)),
-    ("a level hint is not read", |event| {
-        with_flush(event, |flush| match flush {
-            Flush::Leaves { range, .. } => Flush::Leaves { range, level: Hint::Unknown },
-            other => other,
-        })
-    }),
-    ("a flush of leaves drops walks, too", |event| {
-        with_flush(event, |flush| match flush {
-            Flush::Leaves { range, .. } => Flush::Tables { range },
-            other => other,
-        })
-    }),
-    ("a flush of tables keeps walks", |event| {
-        with_flush(event, |flush| match flush {
-            Flush::Tables { range } => Flush::Leaves { range, level: Hint::Unknown },
-            other => other,
-        })
-    }),
-    ("a flush is for every guest", |event| match event {
-        Event::FlushBegun { thread, id, flush, cores, .. } => {
-            Event::FlushBegun { thread, id, flush, vmid: VMID, cores }
-        }
-        other => other,
-    }),
-    ("a flush reaches every core", |event| match event {
-        Event::FlushBegun { thread, id, flush, vmid, .. } => {
-            Event::FlushBegun { thread, id, flush, vmid, cores: all_cores() }
-        }
-        other => other,
-    }),
-    ("every change is a compare-and-swap", |event| with_how(event, How::Swap)),
-    ("every change is a store", |event| with_how(event, How::Store)),
-    ("one thread does it all", |event| match event {
-        Event::Wrote { at, old, new, how, .. } => Event::Wrote { thread: ONE, at, old, new, how },
-        Event::Read { at, value, .. } => Event::Read { thread: ONE, at, value },
-        other => other,
-    }),
-];
-
-fn with_flush(event: Event, change: impl Fn(Flush) -> Flush) -> Event {
-    match event {
-        Event::FlushBegun { thread, id, flush, vmid, cores } => {
-            Event::FlushBegun { thread, id, flush: change(flush), vmid, cores }
-        }
-        other => other,
-    }
-}
-
-fn with_how(event: Event, how: How) -> Event {
-    match event {
-        Event::Wrote { thread, at, old, new, .. } => Event::Wrote { thread, at, old, new, how },
-        other => other,
-    }
-}
-
-#[test]
-fn a_blind_checker_is_noticed_by_the_cases() {
-    for (name, blindness) in BLINDNESSES {
-        let mut tally = Tally { blindness: Some(blindness), ..Tally::default() };
-        play_all::<Arm>(&mut tally);
-        play_all::<X86>(&mut tally);
-        println!("blind|{name}|{}", tally.noticed);
-        assert!(tally.noticed > 0, "no case notices that {name}");
     }
 }
 
