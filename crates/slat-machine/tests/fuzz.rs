@@ -111,7 +111,12 @@ impl<F: Format> Play<'_, '_, F> {
             }
             Op::TopUp(tables) => self.worker.top_up(tables).unwrap(),
             Op::Reclaim => _ = self.worker.reclaim(all),
-            Op::Age(first, count) => _ = self.worker.age(range(first, count), all).unwrap(),
+            Op::Age(first, count) => {
+                let _ = self.worker.age(range(first, count), all).unwrap();
+                // A block is aged as a whole.
+                let (first, end) = (first / 512 * 512, (first + count).div_ceil(512) * 512);
+                self.note(|page| meant(first, end - first, page).then_some(Operation::Aged).into_iter().collect());
+            }
             Op::Prefault(..) | Op::Harvest(..) | Op::Collapse(_) => {}
         }
         for (page, seen) in WATCHED.iter().zip(&mut self.seen) {

@@ -94,17 +94,19 @@ fn promela(report: &mut Report) {
     }
 }
 
-/// The machine's tests with threads, under ThreadSanitizer: needs a nightly toolchain.
+/// The machine's own tests with threads (frames, flushes, cores), under ThreadSanitizer: needs a nightly toolchain.
 fn thread_sanitizer(report: &mut Report) {
     const NAME: &str = "ThreadSanitizer";
     if !is_there("rustup", "--version") || !is_there("cargo", "+nightly") {
         return report.skip(NAME, "no nightly toolchain is installed");
     }
+    let suppressions = root().join("proofs/sanitizer/suppressions.txt");
     let mut command = Command::new("cargo");
     command
-        .args(["+nightly", "test", "--package", "slat-machine", "--lib", "--test", "verify", "--target"])
-        .args([host().as_str(), "--", "histories", "arena", "request", "broadcast"])
+        .args(["+nightly", "test", "--profile", "checked", "--package", "slat-machine", "--lib", "--target", &host()])
+        .args(["--", "arena", "vcpu", "cpu::tests", "machine", "request::tests", "broadcast::tests"])
         .env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer")
+        .env("TSAN_OPTIONS", format!("suppressions={}", suppressions.display()))
         .env("CARGO_TARGET_DIR", super::target().join("sanitizer"))
         .env_remove("RUSTUP_TOOLCHAIN")
         .current_dir(root());

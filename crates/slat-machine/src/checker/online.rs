@@ -390,7 +390,7 @@ impl Checker {
                 if owed.is_some() || (was.is_valid() && was.class(is) != Class::Same) {
                     self.tlb.add(at, Stale { value: old, since: self.now, cores, owed });
                 }
-                if owed.is_none() && was.is_leaf() && was.class(is) == Class::Same && old != new {
+                if Self::is_note(was, is) && old != new {
                     let start = self.address_of(at, level).get();
                     let (first, end) = self.noted.get(&thread).copied().unwrap_or((start, start));
                     self.noted.insert(thread, (first.min(start), end.max(start + self.discipline.span(level))));
@@ -399,12 +399,26 @@ impl Checker {
                 self.check_leaf(at, level, is);
             }
             Status::Unlinked(since) if self.is_walked(table_of(at)) => {
-                self.tlb.owe_at(at, |stale| if stale.value == old { owed } else { stale.owed });
+                let discipline = &self.discipline;
+                self.tlb.owe_at(at, |stale| match discipline.meaning(stale.value, level).class(is) {
+                    Class::Same | Class::Wider => None,
+                    _ if stale.value == old => owed,
+                    _ => stale.owed,
+                });
                 if is.is_valid() {
                     self.tlb.add(at, Stale { value: new, since, cores, owed: None });
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Whether a change is one of software's notes, as far as hardware can tell: in a leaf that it uses, or in an old one.
+    fn is_note(was: Meaning, is: Meaning) -> bool {
+        match (was, is) {
+            (Meaning::Leaf(_), Meaning::Leaf(_)) => was.class(is) == Class::Same,
+            (Meaning::Old(_), Meaning::Old(_)) => true,
+            _ => false,
         }
     }
 

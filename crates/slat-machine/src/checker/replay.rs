@@ -273,8 +273,11 @@ impl Replay {
     /// A change that hardware cannot see is a cause for a flush all the same.
     fn note(&mut self, change: Change, new: u64) {
         let Change { thread, at, old, was, is, link, .. } = change;
-        let is_note = was.is_leaf() && old != new && was.class(is) == Class::Same;
-        if is_note && self.history.kind(table_of(at)) == Kind::Linked {
+        let is_note = match (was, is) {
+            (Meaning::Leaf(_), Meaning::Leaf(_)) => was.class(is) == Class::Same,
+            (was, is) => was.is_leaf() && is.is_leaf() && !was.is_valid() && !is.is_valid(),
+        };
+        if is_note && old != new && self.history.kind(table_of(at)) == Kind::Linked {
             let start = self.history.address(at, link);
             let end = start + self.history.discipline.span(link.level);
             if let Some(call) = self.calls.get_mut(&thread) {
@@ -313,8 +316,8 @@ impl Replay {
     /// Whether `thread` took away, in a call that began at `since`, what is still cached as `word`.
     fn owes(&self, thread: Thread, since: usize, at: u64, word: u64, link: Link) -> bool {
         let meaning = |word| self.history.discipline.meaning(word, link.level);
-        let harmless = self.history.kind(table_of(at)) == Kind::Linked
-            && matches!(meaning(word).class(meaning(self.history.word(at))), Class::Same | Class::Wider);
+        let harmless = matches!(meaning(word).class(meaning(self.history.word(at))), Class::Same | Class::Wider)
+            && self.history.kind(table_of(at)) != Kind::Free;
         let taker = self.history.taker_of(at, word);
         !harmless && taker.is_some_and(|(taker, when)| taker == thread && when >= since)
     }

@@ -23,6 +23,8 @@ pub struct Page {
     pub dirty: bool,
     /// Whether writes are logged.
     pub logged: bool,
+    /// Whether it was made old since it was last accessed: the next write may find it so.
+    pub old: bool,
     /// Faults that have made it writable and have not marked it yet.
     pub unmarked: u8,
     /// Harvests that have taken its mark and have not protected it yet.
@@ -45,6 +47,8 @@ pub enum Operation {
     },
     /// A fault gave write permission back to the page, or to a leaf around it.
     Relaxed,
+    /// The page was aged, if it was mapped.
+    Aged,
     /// A fault marked the page, which it had made writable.
     Marked,
     /// A fault found that the access was allowed already.
@@ -77,7 +81,7 @@ pub enum Operation {
 impl Page {
     /// A page of a slot that is logged or not, before anything happened.
     pub const fn new(logged: bool) -> Self {
-        Self { mapped: false, writable: false, dirty: false, logged, unmarked: 0, taken: 0 }
+        Self { mapped: false, writable: false, dirty: false, logged, old: false, unmarked: 0, taken: 0 }
     }
 
     /// What the page may be after the operation; nothing, if the operation cannot have had that result here.
@@ -90,7 +94,8 @@ impl Page {
                 let changes = !self.mapped || (writable && !self.writable);
                 [same, changes.then(|| self.made(writable))]
             }
-            Operation::Relaxed => only(self.mapped && !self.writable, self.made(true)),
+            Operation::Relaxed => only(self.mapped && (!self.writable || self.old), self.made(true)),
+            Operation::Aged => only(true, Self { old: self.mapped, ..self }),
             Operation::Marked => {
                 only(self.unmarked > 0, Self { dirty: true, unmarked: self.unmarked.saturating_sub(1), ..self })
             }
@@ -117,11 +122,11 @@ impl Page {
 
     /// Mapped; who makes it writable has to mark it.
     const fn made(self, writable: bool) -> Self {
-        Self { mapped: true, writable, unmarked: self.unmarked + (writable && self.logged) as u8, ..self }
+        Self { mapped: true, writable, old: false, unmarked: self.unmarked + (writable && self.logged) as u8, ..self }
     }
 
     const fn unmapped(self) -> Self {
-        Self { mapped: false, writable: false, ..self }
+        Self { mapped: false, writable: false, old: false, ..self }
     }
 
     const fn protected(self) -> Self {
