@@ -6,6 +6,7 @@ mod layers;
 mod no_std;
 mod test;
 mod tools;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Chore {
     /// Builds and runs the bare-metal hypervisor on an emulated machine
     #[command(subcommand)]
     Hv(hv::Command),
+    /// Runs all that the proof consists of, and writes target/verify/index.html and verify.json
+    Verify(verify::Options),
     /// Builds the engine without `std`, looks at what it needs from outside, links it and runs it
     NoStd,
 }
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Chore::Layers => layers::check().map(|()| ExitCode::SUCCESS),
         Chore::Instructions { json, keep } => instructions::count(json, keep).map(|()| ExitCode::SUCCESS),
         Chore::Hv(command) => hv::run(&command),
+        Chore::Verify(options) => verify::run(&options),
         Chore::NoStd => no_std::check().map(|()| ExitCode::SUCCESS),
     }
 }

@@ -17,9 +17,13 @@
 //! | [`vcpu`] | a core and the engine's vCPU, running guest programs |
 //! | [`program`] | what guests do |
 //! | [`copy`] | the far side of a live migration |
+//! | [`trace`] | the engine's own steps, written down |
+//! | [`checker`] | whether what was written down keeps the rules |
+//! | [`spec`] | what the memory of a VM is, and which histories that explains |
 #![deny(unsafe_code)]
 
 pub mod broadcast;
+pub mod checker;
 pub mod copy;
 pub mod cpu;
 #[cfg(test)]
@@ -32,9 +36,11 @@ pub mod memory;
 pub mod physical;
 pub mod program;
 pub mod request;
+pub mod spec;
 #[cfg(test)]
 mod testing;
 pub mod tlb;
+pub mod trace;
 pub mod vcpu;
 pub mod walk;
 

@@ -29,6 +29,10 @@ pub struct Book {
     pub root: usize,
     /// Tables allocated and not freed.
     pub live_tables: usize,
+    /// A flush that a planted bug keeps back.
+    pub late_flush: Option<Flush>,
+    /// What threads have done last, for bugs that change the order of things.
+    pub threads: crate::reorder::Threads,
     /// Turns of waits inside the engine.
     pub relaxed: u32,
     history: Vec<Event>,

@@ -59,7 +59,12 @@ impl Format for ModelFormat {
     const REMEMBERED: usize = Fake::REMEMBERED;
 
     fn geometry(&self) -> Geometry {
-        self.0.geometry()
+        let real = self.0.geometry();
+        if Plant::SmallShards.is_planted() {
+            let root = real.root_level();
+            return Geometry::new(12, 2, root, 2, real.largest_leaf(), 12 + 2 * real.largest_leaf().get() - 1);
+        }
+        real
     }
 
     fn output_bits(&self) -> u32 {
@@ -68,6 +73,9 @@ impl Format for ModelFormat {
 
     fn kind(&self, raw: u64, level: Level) -> Kind {
         if raw == Self::LOCKED && Plant::LockedLooksEmpty.is_planted() {
+            return Kind::Empty;
+        }
+        if raw == Self::FROZEN && Plant::FrozenLooksEmpty.is_planted() {
             return Kind::Empty;
         }
         if raw & VALID != 0 && level_of(raw) != level {
@@ -106,7 +114,11 @@ impl Format for ModelFormat {
     }
 
     fn decode(&self, raw: u64, level: Level) -> Leaf {
-        self.0.decode(raw, level)
+        let leaf = self.0.decode(raw, level);
+        match Plant::DecodesWritable.is_planted() {
+            true => Leaf { permissions: leaf.permissions.with_write(true), may_write: true, ..leaf },
+            false => leaf,
+        }
     }
 
     fn permits(&self, raw: u64, level: Level, access: Access) -> bool {

@@ -5,9 +5,11 @@
 pub mod book;
 pub mod format;
 pub mod hardware;
+pub mod museum;
 pub mod oracle;
 pub mod plant;
 pub mod quarantine;
+pub mod reorder;
 pub mod run;
 pub mod scenario;
 pub mod stage;

@@ -35,6 +35,18 @@ pub enum Plant {
     Unmade(Shape),
     /// Atomics: bits that are set already are not set again (R5: "never test first").
     TestBeforeSet,
+    /// Atomics: a leaf is made writable only after the page was marked.
+    MarksFirst,
+    /// Atomics: a page is marked and its summary bit is not set.
+    SummaryUnset,
+    /// Atomics: an entry is locked by an exchange, whatever it holds.
+    LocksByExchange,
+    /// Atomics: an entry is frozen by an exchange, whatever it holds.
+    FreezesByExchange,
+    /// Atomics: a word outside of tables that is read again after an entry was locked says what it said before.
+    NoRecheck,
+    /// Atomics: who gives a locked entry back empty forgets to.
+    LeavesLocked,
 
     /// Format: no change needs break-before-make.
     NothingBreaks,
@@ -50,6 +62,12 @@ pub enum Plant {
     NoteForgotten,
     /// Format: a member of a contiguous group looks like a leaf of its own, so that it is changed without a break.
     MemberTakenForLeaf,
+    /// Format: an entry that is frozen looks empty.
+    FrozenLooksEmpty,
+    /// Format: every leaf is read as writable, so that leaves of different permissions look alike.
+    DecodesWritable,
+    /// Format: regions of invalidations are smaller than the largest leaf.
+    SmallShards,
 
     /// Host: a flush does nothing.
     NoFlush,
@@ -63,10 +81,18 @@ pub enum Plant {
     FlushesLastPage,
     /// Host: a flush reaches the first vCPU only.
     FlushesOneVcpu,
+    /// Host: a flush of unlinked tables drops pages only.
+    FlushesPagesOfTables,
+    /// Host: a flush is for the guest addresses after its range.
+    FlushesNeighbour,
+    /// Host: waiting for a flush waits for the one before.
+    LateFlush,
     /// Host: the local flush of a relaxed page does nothing.
     NoLocalFlush,
     /// Host: tables come with the contents of their last use.
     TablesNotZero,
+    /// Host: what was translated once is never looked up again.
+    AnswersFromMemory,
     /// Host: memory is taken back before the engine has unmapped it.
     TakenTooEarly,
     /// Host: its own tables change after the one-shot unmapping, not before.
@@ -124,6 +150,12 @@ pub const ALL: &[Plant] = &[
     Plant::Unmade(Shape::Open),
     Plant::Unmade(Shape::Count),
     Plant::TestBeforeSet,
+    Plant::MarksFirst,
+    Plant::SummaryUnset,
+    Plant::LocksByExchange,
+    Plant::FreezesByExchange,
+    Plant::NoRecheck,
+    Plant::LeavesLocked,
     Plant::NothingBreaks,
     Plant::RevokedMayReturn,
     Plant::UnprotectedLevel(0),
@@ -131,14 +163,21 @@ pub const ALL: &[Plant] = &[
     Plant::WrittenForgotten,
     Plant::NoteForgotten,
     Plant::MemberTakenForLeaf,
+    Plant::FrozenLooksEmpty,
+    Plant::DecodesWritable,
+    Plant::SmallShards,
     Plant::NoFlush,
     Plant::FlushesFirstPage,
     Plant::FlushesLevelBelow,
     Plant::FlushKeepsWalks,
     Plant::FlushesLastPage,
     Plant::FlushesOneVcpu,
+    Plant::FlushesPagesOfTables,
+    Plant::FlushesNeighbour,
+    Plant::LateFlush,
     Plant::NoLocalFlush,
     Plant::TablesNotZero,
+    Plant::AnswersFromMemory,
     Plant::TakenTooEarly,
     Plant::ChangedTooLate,
     Plant::EndsTooEarly,

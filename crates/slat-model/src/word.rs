@@ -2,6 +2,7 @@
 //! its end.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::io::Write;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,6 +13,7 @@ use slat::sync::{Atomics, Ordering, Word};
 
 use crate::book;
 use crate::plant::{Plant, Shape};
+use crate::reorder::Change;
 use crate::tool::{Life, Raw, Tool};
 
 /// The engine's atomics under a tool.
@@ -147,6 +149,9 @@ impl<T: Tool> Checked<T> {
     /// Notes a change that was made.
     fn changed(&self, old: u64, new: u64, shape: Shape) {
         shape.done();
+        if matches!(Plant::current(), Plant::NoRecheck | Plant::SummaryUnset) {
+            book::with(|book| _ = book.threads.has_changed(T::me(), shape));
+        }
         self.last.store(new, Ordering::Relaxed);
         if let Some(site) = self.site
             && !std::thread::panicking()
@@ -162,6 +167,40 @@ impl<T: Tool> Checked<T> {
             None if new == current.wrapping_add(OPENING) => Shape::Open,
             None => Shape::Other,
         }
+    }
+
+    /// Whether the change is one that a planted bug makes later: a leaf is relaxed, and the mark comes first.
+    fn puts_off(&self, old: u64, new: u64) -> bool {
+        let is_leaf = |word| crate::format::kind_of(word) == slat::format::Kind::Leaf;
+        let Some(site) = self.site.filter(|_| Plant::MarksFirst.is_planted() && is_leaf(old) && is_leaf(new)) else {
+            return false;
+        };
+        let relaxes = Fake::new(4).is_writable(new, crate::format::level_of(new)) && self.peek() == old;
+        if relaxes {
+            book::with(|book| book.threads.put_off(T::me(), Change { site, old, new }));
+        }
+        relaxes
+    }
+
+    /// A compare-and-swap as it should be.
+    pub fn exchange(
+        &self,
+        shape: Shape,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        let success = self.order(success, Some(Plant::RelaxedEntryChanges), None);
+        let tracked = |raw: &T::Raw| raw.compare_exchange(current, new, success, failure);
+        let result = self.operation(tracked, |last| match last.load(Ordering::Relaxed) {
+            found if found == current => Ok(found),
+            found => Err(found),
+        });
+        if let Ok(old) = result {
+            self.changed(old, new, shape);
+        }
+        result
     }
 
     fn read_modify_write(
@@ -187,12 +226,25 @@ impl<T: Tool> Word for Checked<T> {
 
     fn load(&self, order: Ordering) -> u64 {
         let order = self.order(order, Some(Plant::RelaxedEntryLoads), Some(Plant::RelaxedLoads));
-        self.operation(|raw| raw.load(order), |last| last.load(Ordering::Relaxed))
+        let load = || self.operation(|raw| raw.load(order), |last| last.load(Ordering::Relaxed));
+        if !Plant::NoRecheck.is_planted() || self.site.is_some() || std::thread::panicking() {
+            return load();
+        }
+        let (me, word) = (T::me(), std::ptr::from_ref(self).addr());
+        let remembered = book::with(|book| book.threads.remembered(me, word));
+        remembered.unwrap_or_else(|| {
+            let value = load();
+            book::with(|book| book.threads.has_read(me, word, value));
+            value
+        })
     }
 
     fn store(&self, value: u64, order: Ordering) {
         let order = self.order(order, Some(Plant::RelaxedEntryStores), Some(Plant::RelaxedStores));
         let old = self.peek();
+        if Plant::LeavesLocked.is_planted() && self.site.is_some() && old == Fake::LOCKED && value == 0 {
+            return;
+        }
         self.operation(|raw| raw.store(value, order), |_| ());
         self.changed(old, value, Shape::Other);
     }
@@ -210,16 +262,15 @@ impl<T: Tool> Word for Checked<T> {
             }
             return if found == current { Ok(found) } else { Err(found) };
         }
-        let success = self.order(success, Some(Plant::RelaxedEntryChanges), None);
-        let tracked = |raw: &T::Raw| raw.compare_exchange(current, new, success, failure);
-        let result = self.operation(tracked, |last| match last.load(Ordering::Relaxed) {
-            found if found == current => Ok(found),
-            found => Err(found),
-        });
-        if let Ok(old) = result {
-            self.changed(old, new, shape);
+        if self.puts_off(current, new) {
+            return Ok(current);
         }
-        result
+        let exchanges = |word, plant: Plant| self.site.is_some() && new == word && plant.is_planted();
+        if exchanges(Fake::LOCKED, Plant::LocksByExchange) || exchanges(Fake::FROZEN, Plant::FreezesByExchange) {
+            self.read_modify_write(shape, |_| new, |raw| raw.swap(new, success));
+            return Ok(current);
+        }
+        self.exchange(shape, current, new, success, failure)
     }
 
     fn swap(&self, value: u64, order: Ordering) -> u64 {
@@ -254,12 +305,42 @@ impl<T: Tool> Word for Checked<T> {
                 return seen;
             }
         }
-        self.read_modify_write(Shape::Mark, |old| old | bits, |raw| raw.fetch_or(bits, order))
+        let is_summary =
+            Plant::SummaryUnset.is_planted() && book::with(|book| book.threads.has_changed(T::me(), Shape::Other));
+        if is_summary {
+            return self.load(Ordering::Acquire);
+        }
+        let old = self.read_modify_write(Shape::Mark, |old| old | bits, |raw| raw.fetch_or(bits, order));
+        if let Some(change) = book::with(|book| book.threads.take_put_off(T::me())) {
+            apply(change);
+        }
+        old
     }
 
     fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
         self.read_modify_write(Shape::Take, |old| old & bits, |raw| raw.fetch_and(bits, order))
     }
+}
+
+/// How a change of an entry is made after all.
+type Tables = Box<dyn Fn(Change)>;
+
+std::thread_local! {
+    static TABLES: RefCell<Option<Tables>> = const { RefCell::new(None) };
+}
+
+/// From now on changes that were put off are made by `tables`.
+pub fn set_tables(tables: impl Fn(Change) + 'static) {
+    TABLES.set(Some(Box::new(tables)));
+}
+
+/// Makes a change that was put off.
+fn apply(change: Change) {
+    let tables = TABLES.take();
+    if let Some(tables) = &tables {
+        tables(change);
+    }
+    TABLES.set(tables);
 }
 
 /// What is left of the order of a read-modify-write for its store alone.

@@ -6,7 +6,7 @@
 use slat_model::run::Scenario;
 use slat_model::scenario::{
     annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, groups, hardware_log,
-    invalidate_fault, protect_protect, reclaim, split_fault, teardown_fault, unlink_walk,
+    invalidate_fault, protect_protect, reclaim, split_fault, teardown_fault, together, unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -83,6 +83,8 @@ scenarios! {
     r7_collapse_beside_turning_the_log_on: collapse_fault::ENABLING;
     r7_collapse_beside_harvest: collapse_fault::HARVEST;
     r7_collapse_beside_unmap: collapse_fault::UNMAP;
+    r7_collapse_beside_unmap_of_a_part: collapse_fault::UNMAP_PART;
+    r7_collapse_beside_read_only: collapse_fault::PROTECT;
     r7_lazy_collapse_beside_write: collapse_fault::LAZILY;
     r1_two_faults_on_one_group: groups::FAULTS;
     r4_fault_on_a_group_beside_invalidation_of_a_part: groups::INVALIDATE;
@@ -126,6 +128,8 @@ scenarios! {
 
     r8_two_protections_of_one_page: protect_protect::RANGE;
     r8_protection_beside_clearing: protect_protect::CLEAR;
+
+    r4_r7_two_invalidations_a_cut_a_collapse_and_a_fault: together::REGION_UNDER_ALL;
 
     r11_teardown_beside_fault: teardown_fault::FAULT;
     r11_teardown_beside_fault_that_links: teardown_fault::LINK;

@@ -158,6 +158,11 @@ impl Arena {
         self.tags[self.frame(hpa)?].generation()
     }
 
+    /// How many frames there are.
+    pub fn frames(&self) -> usize {
+        self.tags.len()
+    }
+
     /// How many frames are allocated.
     pub fn now(&self) -> u64 {
         self.now.load(Relaxed)

@@ -3,7 +3,7 @@
 use slat::vm::{Budget, Collapse};
 
 use crate::run::{Scenario, all_three, both};
-use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, Stage, WRITE, harvest, set_flags, unmap};
+use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, READ_ONLY, Stage, WRITE, harvest, set_flags, unmap};
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::{Setup, pages};
 
@@ -23,11 +23,19 @@ pub const HARVEST: Scenario =
 /// The pages are unmapped while their table is collapsed.
 pub const UNMAP: Scenario = Scenario::new("collapse_fault/unmap", with_unmap::<Loom>, with_unmap::<Shuttle>);
 
+/// Some of the pages are unmapped, and their memory taken, while their table is collapsed.
+pub const UNMAP_PART: Scenario =
+    Scenario::new("collapse_fault/unmap_part", with_unmap_of_part::<Loom>, with_unmap_of_part::<Shuttle>);
+
+/// Write permission is withdrawn from a page while its table is collapsed.
+pub const PROTECT: Scenario =
+    Scenario::new("collapse_fault/protect", with_protection::<Loom>, with_protection::<Shuttle>).with_preemptions(1);
+
 /// The table is dropped, for faults to map the block, while a guest writes through it.
 pub const LAZILY: Scenario = Scenario::new("collapse_fault/lazily", lazily::<Loom>, lazily::<Shuttle>);
 
 /// A block that was split under a log which is off again; page 0 is writable.
-fn split<T: Tool>() -> (Stage<T>, ModelWorker<T>) {
+pub(super) fn split<T: Tool>() -> (Stage<T>, ModelWorker<T>) {
     let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
     let mut guest = stage.guest(0);
     guest.reach(1, READ);
@@ -118,6 +126,44 @@ fn with_unmap<T: Tool>() {
             crate::stage::reclaim_and_drop(other);
         },
     );
+    stage.close(worker);
+}
+
+fn with_unmap_of_part<T: Tool>() {
+    let (stage, mut worker) = split::<T>();
+    let (mut other, world) = (stage.worker(), stage.world.clone());
+    let (worker, _) = both::<T, _, _>(
+        move || {
+            collapse(&mut worker, Collapse::InPlace);
+            worker
+        },
+        move || {
+            world.change_backing(0);
+            unmap(&mut other, 0, 2);
+            world.take_old_pages(0, 2);
+            crate::stage::reclaim_and_drop(other);
+        },
+    );
+    stage.world.poke(READ);
+    stage.close(worker);
+}
+
+fn with_protection<T: Tool>() {
+    let (stage, mut worker) = split::<T>();
+    let mut other = stage.worker();
+    let (worker, _) = both::<T, _, _>(
+        move || {
+            collapse(&mut worker, Collapse::InPlace);
+            worker
+        },
+        move || {
+            set_flags(&mut other, READ_ONLY);
+            crate::stage::reclaim_and_drop(other);
+        },
+    );
+    let slot = stage.world.setup.slot();
+    stage.world.declare(|oracle| oracle.read_only = slot);
+    stage.world.poke(WRITE);
     stage.close(worker);
 }
 

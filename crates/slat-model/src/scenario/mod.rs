@@ -12,6 +12,7 @@ pub mod protect_protect;
 pub mod reclaim;
 pub mod split_fault;
 pub mod teardown_fault;
+pub mod together;
 pub mod unlink_walk;
 
 use crate::run::Scenario;
@@ -29,6 +30,8 @@ pub const ALL: &[Scenario] = &[
     collapse_fault::ENABLING,
     collapse_fault::HARVEST,
     collapse_fault::UNMAP,
+    collapse_fault::UNMAP_PART,
+    collapse_fault::PROTECT,
     collapse_fault::LAZILY,
     fault_fault::ONE_ENTRY,
     fault_fault::MISSING_TABLE,
@@ -104,4 +107,5 @@ pub const ALL: &[Scenario] = &[
     teardown_fault::LINK,
     teardown_fault::UNMAP,
     teardown_fault::TWICE,
+    together::REGION_UNDER_ALL,
 ];

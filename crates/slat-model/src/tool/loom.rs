@@ -191,6 +191,10 @@ impl Tool for Loom {
         loom::thread::yield_now();
     }
 
+    fn me() -> usize {
+        ME.with(Cell::get)
+    }
+
     fn begin<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
         Readers::begin();
         let first = spawn(body).join();

@@ -26,6 +26,8 @@ pub trait Tool: Sized + Send + Sync + 'static {
     fn fence(order: Ordering);
     /// Lets others run: the caller waits for one of them.
     fn yield_now();
+    /// The number of the thread that runs: the first one's is 0.
+    fn me() -> usize;
     /// Runs the first thread of an execution to its end, on a stack that is large enough. Every word is made by it or
     /// by those that it starts.
     fn begin<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R;

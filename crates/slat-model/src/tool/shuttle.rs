@@ -1,5 +1,7 @@
 //! shuttle: interleavings at random, every operation sequentially consistent. For scenarios too large for loom.
 
+use std::cell::Cell;
+
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::atomic::AtomicU64;
 use shuttle::thread::JoinHandle;
@@ -61,6 +63,14 @@ impl Raw for ShuttleWord {
     }
 }
 
+shuttle::thread_local! {
+    static ME: Cell<usize> = Cell::new(0);
+}
+
+std::thread_local! {
+    static STARTED: Cell<usize> = const { Cell::new(0) };
+}
+
 /// shuttle knows no causality: an object's end is found by those who use it afterwards.
 #[derive(Debug)]
 pub struct ShuttleLife;
@@ -89,12 +99,22 @@ impl Tool for Shuttle {
         shuttle::thread::yield_now();
     }
 
+    fn me() -> usize {
+        ME.with(Cell::get)
+    }
+
     fn begin<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
+        STARTED.set(0);
         body()
     }
 
     fn spawn<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> JoinHandle<R> {
-        shuttle::thread::spawn(body)
+        STARTED.set(STARTED.get() + 1);
+        let number = STARTED.get();
+        shuttle::thread::spawn(move || {
+            ME.with(|me| me.set(number));
+            body()
+        })
     }
 
     fn join<R: Send + 'static>(handle: JoinHandle<R>) -> R {

@@ -60,7 +60,10 @@ impl<T: Tool> Backing for Host<T> {
         let page = page_of(request.gpa);
         let region = page / REGION;
         // Relaxed: that an answer is new enough is for the engine to see to (R4).
-        let changed = self.generation(region).load(Ordering::Relaxed);
+        let changed = match Plant::AnswersFromMemory.is_planted() {
+            true => 0,
+            false => self.generation(region).load(Ordering::Relaxed),
+        };
         let copied = u64::from(kind == Kind::CopyOnWrite && request.access == Access::Write);
         let generation = request.host.get() / GENERATION + changed + copied;
         let is_run = matches!(kind, Kind::Blocks | Kind::Neighbours);
@@ -89,7 +92,8 @@ impl<T: Tool> Tlb for Host<T> {
         self.tick(Ordering::AcqRel);
         book::with(|book| {
             book.note(Event::Flush { flush });
-            if let Some((flush, reach)) = planted(flush) {
+            let flush = if Plant::LateFlush.is_planted() { book.late_flush.replace(flush) } else { Some(flush) };
+            if let Some((flush, reach)) = flush.and_then(planted) {
                 book.hardware.flush(flush, reach);
             }
         });
@@ -118,6 +122,7 @@ impl<T: Tool> Tlb for Host<T> {
 
 /// What is really flushed.
 fn planted(flush: Flush) -> Option<(Flush, Reach)> {
+    let behind = |range: GpaRange| GpaRange::around(range.end(), PAGE);
     let first_page = |range: GpaRange| GpaRange::around(range.start(), PAGE);
     let flush = match (Plant::current(), flush) {
         (Plant::NoFlush, _) => return None,
@@ -130,6 +135,11 @@ fn planted(flush: Flush) -> Option<(Flush, Reach)> {
             Flush::Leaves { range, level: Hint::Level(level.below()?) }
         }
         (Plant::FlushKeepsWalks, Flush::Tables { range }) => Flush::Leaves { range, level: Hint::Unknown },
+        (Plant::FlushesPagesOfTables, Flush::Tables { range }) => {
+            Flush::Leaves { range, level: Hint::Level(Level::PAGE) }
+        }
+        (Plant::FlushesNeighbour, Flush::Leaves { range, level }) => Flush::Leaves { range: behind(range), level },
+        (Plant::FlushesNeighbour, Flush::Tables { range }) => Flush::Tables { range: behind(range) },
         (Plant::FlushesOneVcpu, flush) => return Some((flush, Reach::Only(VcpuId(0)))),
         (_, flush) => flush,
     };

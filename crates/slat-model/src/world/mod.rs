@@ -16,6 +16,8 @@ use crate::book;
 use crate::format::GROUP_BITS;
 use crate::hardware::{Next, Reached};
 use crate::oracle::{Oracle, PageSet};
+use crate::plant::Shape;
+use crate::reorder::Change;
 use crate::tool::{Raw, Tool};
 use tables::Tables;
 
@@ -159,7 +161,15 @@ impl<T: Tool> World<T> {
     /// A world without tables, in the first generation.
     pub fn new(setup: Setup) -> Arc<Self> {
         let generations = (0..REGIONS).map(|_| T::Raw::new(0)).collect();
-        Arc::new(Self { setup, tables: Tables::new(), generations, clock: T::Raw::new(0) })
+        let world = Arc::new(Self { setup, tables: Tables::new(), generations, clock: T::Raw::new(0) });
+        let tables = Arc::downgrade(&world);
+        crate::word::set_tables(move |Change { site, old, new }| {
+            if let Some(world) = tables.upgrade() {
+                let word = world.tables.word(site);
+                let _ = word.exchange(Shape::Change, old, new, Ordering::AcqRel, Ordering::Acquire);
+            }
+        });
+        world
     }
 
     /// The hardware's own reading of the format, on which no bug is planted.
@@ -189,9 +199,13 @@ impl<T: Tool> World<T> {
 
     /// The host gives the old memory of a region to somebody else: nothing may reach it any more.
     pub fn take_old_memory(&self, region: u64) {
-        let now = self.generation(region).load(Ordering::Relaxed);
-        let first = region * REGION;
-        self.declare(|oracle| oracle.taken(PageSet::range(first, first + REGION), now));
+        self.take_old_pages(region * REGION, (region + 1) * REGION);
+    }
+
+    /// The same for pages `first..end` of one region.
+    pub fn take_old_pages(&self, first: u64, end: u64) {
+        let now = self.generation(first / REGION).load(Ordering::Relaxed);
+        self.declare(|oracle| oracle.taken(PageSet::range(first, end), now));
     }
 
     fn generation(&self, region: u64) -> &T::Raw {

@@ -1,0 +1,170 @@
+//! What a word means to hardware and to software, and what a change of it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use slat::addr::{Hpa, Level};
+use slat::host::{Flush, Hint, Permissions};
+
+use crate::trace::FRAME_WORDS;
+use crate::walk::{FaultKind, Memory, Step, Walker};
+
+/// The rules that one guest's tables are held to.
+#[derive(Clone)]
+pub struct Discipline {
+    /// How hardware reads words.
+    pub walker: Arc<dyn Walker>,
+    /// The level of the root's entries.
+    pub root_level: Level,
+    /// The word of an entry that one thread is changing.
+    pub locked: u64,
+    /// The word of an entry whose table was unlinked.
+    pub frozen: u64,
+    /// Whether a word that is invalid to hardware is a leaf that was made old by software.
+    pub is_old: fn(u64) -> bool,
+    /// Whether the architecture wants break-before-make.
+    pub breaks: bool,
+    /// The guest's number.
+    pub vmid: u16,
+    /// Its cores, a bit each.
+    pub cores: u64,
+}
+
+/// What a word means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Meaning {
+    /// Nothing is mapped.
+    Empty,
+    /// One thread is changing the entry.
+    Locked,
+    /// The entry's table was unlinked.
+    Frozen,
+    /// A leaf, this word, that hardware does not use before software has noted an access; what it was before that may
+    /// still be cached.
+    Old(u64),
+    /// A table.
+    Table(Hpa),
+    /// A leaf.
+    Leaf(Leaf),
+    /// What the architecture reserves.
+    Reserved,
+}
+
+/// A leaf, as hardware reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// Where its memory begins.
+    pub output: Hpa,
+    /// What may be done through it.
+    pub permissions: Permissions,
+    /// How the memory is accessed.
+    pub memory: Memory,
+}
+
+/// What a change does to those who still use the old value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Nothing: hardware reads the same.
+    Same,
+    /// They may do less than they could.
+    Wider,
+    /// They may do what they should not, at the same place.
+    Narrower,
+    /// They use another place.
+    Other,
+}
+
+impl Meaning {
+    /// Whether it is a leaf, used or not.
+    pub const fn is_leaf(&self) -> bool {
+        matches!(self, Self::Leaf(_) | Self::Old(_))
+    }
+
+    /// Whether hardware may cache it.
+    pub const fn is_valid(&self) -> bool {
+        matches!(self, Self::Table(_) | Self::Leaf(_))
+    }
+
+    /// What it is to those who have cached this that the word now means `new`.
+    pub fn class(self, new: Self) -> Class {
+        match (self, new) {
+            (Self::Leaf(old), Self::Leaf(new)) if (old.output, old.memory) == (new.output, new.memory) => {
+                match old.permissions.and(new.permissions) {
+                    _ if old.permissions == new.permissions => Class::Same,
+                    both if both == old.permissions => Class::Wider,
+                    _ => Class::Narrower,
+                }
+            }
+            (old, new) if old == new => Class::Same,
+            _ => Class::Other,
+        }
+    }
+}
+
+impl Discipline {
+    /// What `word`, read at `level`, means.
+    pub fn meaning(&self, word: u64, level: Level) -> Meaning {
+        match self.walker.resolve(word, level) {
+            Step::Table { table, .. } => Meaning::Table(table),
+            Step::Leaf { translation, .. } => Meaning::Leaf(Leaf {
+                output: translation.output,
+                permissions: translation.permissions,
+                memory: translation.memory,
+            }),
+            Step::Fault(_) if word == self.locked => Meaning::Locked,
+            Step::Fault(_) if word == self.frozen => Meaning::Frozen,
+            Step::Fault(FaultKind::AccessFlag) => Meaning::Old(word),
+            Step::Fault(FaultKind::Translation) if (self.is_old)(word) => Meaning::Old(word),
+            Step::Fault(FaultKind::Translation) => Meaning::Empty,
+            Step::Fault(_) => Meaning::Reserved,
+        }
+    }
+
+    /// Whether a change from `old` to `new` takes something away that has to be flushed before anybody relies on it.
+    ///
+    /// Not so for a leaf that was made old: who still uses it delays the note that it was used, and no more.
+    pub fn takes_away(&self, old: Meaning, new: Meaning) -> bool {
+        match (old, new) {
+            (Meaning::Leaf(_), Meaning::Old(_)) | (Meaning::Old(_), Meaning::Leaf(_)) => false,
+            (Meaning::Table(_) | Meaning::Leaf(_) | Meaning::Old(_), new) => {
+                matches!(old.class(new), Class::Narrower | Class::Other)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the architecture wants the old value forgotten before the new one is stored.
+    pub fn needs_break(&self, old: Meaning, new: Meaning) -> bool {
+        self.breaks && old.is_valid() && new.is_valid() && old.class(new) == Class::Other
+    }
+
+    /// Bytes that an entry of `level` covers.
+    pub fn span(&self, level: Level) -> u64 {
+        1 << self.walker.shift(level)
+    }
+
+    /// Bytes that a table whose entries are of `level` covers.
+    pub fn table_span(&self, level: Level) -> u64 {
+        self.span(level) * FRAME_WORDS as u64
+    }
+
+    /// Whether a flush drops what was cached of an entry of `level` that covers `span` bytes at `start`: a leaf, or a
+    /// pointer to a table.
+    pub fn covers(&self, flush: Flush, start: u64, level: Level, is_leaf: bool) -> bool {
+        let end = start + self.span(level);
+        let meets = |range: slat::addr::GpaRange| range.start().get() < end && start < range.end().get();
+        match flush {
+            Flush::All => true,
+            Flush::Tables { range } => meets(range),
+            Flush::Leaves { range, level: hint } => {
+                is_leaf && (hint == Hint::Unknown || hint == Hint::Level(level)) && meets(range)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Discipline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Discipline").field("walker", &self.walker).finish_non_exhaustive()
+    }
+}

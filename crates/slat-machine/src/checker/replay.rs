@@ -1,0 +1,384 @@
+//! The evaluator that is given a whole trace: it asks of each event, from the history before it, whether it was allowed.
+//!
+//! Nothing is forgotten as events come: every version of every word is kept with its span, and every phase of every
+//! table. What a core may have cached is worked out when a rule asks for it, from the spans and the flushes. It judges by the
+//! same rules as [`Checker`](super::Checker) and by other means; where they differ, one of them is wrong.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use slat::addr::{GpaRange, Hpa, Level};
+use slat::host::Flush;
+
+use super::declared::{Declared, guest_pages};
+use super::discipline::{Class, Discipline, Meaning};
+use super::event::{Event, How, Thread};
+use super::frames::{addresses, index_of, table_of};
+use super::history::{Begun, History, Kind, Link};
+use super::verdict::{Finding, Verdict};
+use crate::memory::PAGE_SIZE;
+use crate::trace::FRAME_SIZE;
+
+/// What is wrong with a trace.
+pub fn judge(discipline: &Discipline, trace: &[Event]) -> Vec<Finding> {
+    let mut replay = Replay {
+        history: History::new(discipline.clone()),
+        declared: Declared::default(),
+        calls: BTreeMap::new(),
+        pointers: HashMap::new(),
+        found: BTreeSet::new(),
+    };
+    for (now, event) in trace.iter().enumerate() {
+        replay.history.now = now;
+        let found = replay.look_at(event);
+        replay.found.extend(found.into_iter().map(|verdict| Finding { event: now, verdict }));
+        replay.write_down(event);
+    }
+    replay.found.into_iter().collect()
+}
+
+struct Replay {
+    history: History,
+    declared: Declared,
+    calls: BTreeMap<Thread, Call>,
+    /// How often a table had been linked when a thread last read a pointer to it.
+    pointers: HashMap<(Thread, u64), usize>,
+    found: BTreeSet<Finding>,
+}
+
+/// A call that has not returned.
+struct Call {
+    since: usize,
+    is_alone: bool,
+    /// Where it took back notes of software's.
+    noted: Vec<(u64, u64)>,
+}
+
+/// A change that is looked at.
+#[derive(Clone, Copy)]
+struct Change {
+    thread: Thread,
+    at: u64,
+    old: u64,
+    how: How,
+    was: Meaning,
+    is: Meaning,
+    link: Link,
+}
+
+impl Replay {
+    /// The rules that an event breaks. What it changes is written down already where a rule speaks of afterwards.
+    fn look_at(&mut self, event: &Event) -> Vec<Verdict> {
+        match *event {
+            Event::Allocated { table, tables } => {
+                let alive = addresses(table, tables).any(|table| self.history.kind(table) != Kind::Free);
+                verdict_if(alive, Verdict::DoubleUse)
+            }
+            Event::Freed { table, tables } => addresses(table, tables).flat_map(|table| self.freed(table)).collect(),
+            Event::Read { thread, at, .. } => verdict_if(self.is_late(thread, at.get()), Verdict::UseAfterFree),
+            Event::Wrote { thread, at, old, new, how } => self.wrote(thread, at.get(), old, new, how),
+            Event::FlushBegun { thread, flush, vmid, .. } => {
+                let is_ours = vmid == self.history.discipline.vmid;
+                verdict_if(is_ours && !self.has_cause(thread, flush), Verdict::FlushWithoutCause)
+            }
+            Event::Returned { thread } => self.returned(thread),
+            Event::Taken { start, len } => {
+                self.declared.take(start, len);
+                let reached = self.history.leaves().into_iter().any(|(_, word, link)| self.reaches_taken(word, link));
+                verdict_if(reached, Verdict::ReachesTakenMemory)
+            }
+            Event::Withdrawn(range) => {
+                self.declared.withdraw(range);
+                let written =
+                    self.history.leaves().into_iter().any(|(at, word, link)| self.writes_withdrawn(at, word, link));
+                verdict_if(written, Verdict::WritesWhereWithdrawn)
+            }
+            Event::Complete(range) => verdict_if(self.declared.is_exposed(guest_pages(range)), Verdict::LostDirtyPage),
+            Event::Quiet => {
+                let Discipline { locked, frozen, .. } = self.history.discipline;
+                let left = self.history.linked_words().any(|(_, word)| word == locked || word == frozen);
+                verdict_if(left, Verdict::LeftLocked)
+            }
+            Event::Ended => verdict_if(self.history.any_table_left(), Verdict::Leak),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes the event into the history.
+    fn write_down(&mut self, event: &Event) {
+        match *event {
+            Event::Read { thread, at, value } => self.read_pointer(thread, at.get(), value),
+            Event::FlushBegun { id, flush, vmid, cores, .. } if vmid == self.history.discipline.vmid => {
+                self.history.begin(id, Begun { flush, at: self.history.now, cores });
+            }
+            Event::FlushDone { id } => self.history.finish(id),
+            Event::Called { thread } => {
+                self.calls.values_mut().for_each(|call| call.is_alone = false);
+                let is_alone = self.calls.is_empty();
+                self.calls.insert(thread, Call { since: self.history.now, is_alone, noted: Vec::new() });
+            }
+            Event::Returned { thread } => _ = self.calls.remove(&thread),
+            Event::Given { start, len } => self.declared.give(start, len),
+            Event::Granted(range) => self.declared.grant(range),
+            Event::Logged(range) => {
+                self.declared.log(range);
+                self.writable_pages().into_iter().for_each(|pages| self.declared.expose(pages));
+            }
+            Event::Unlogged(range) => self.declared.unlog(range),
+            Event::Copied(range) => self.copied(range),
+            Event::Allocated { table, tables } => self.history.allocate(table, tables),
+            Event::Freed { table, tables } => self.history.free(table, tables),
+            Event::Rooted { root, tables } => self.history.root(root, tables),
+            Event::Uprooted { thread } => self.history.uproot(thread),
+            _ => {}
+        }
+    }
+
+    fn freed(&self, table: u64) -> Vec<Verdict> {
+        let kind = self.history.kind(table);
+        let mut found = verdict_if(kind == Kind::Free, Verdict::DoubleUse);
+        if kind == Kind::Linked || self.history.is_cached(table) {
+            found.push(Verdict::FreedWhileWalked);
+        }
+        found
+    }
+
+    /// Whether a thread uses a table that is gone, or by a pointer from before it was linked again or taken for
+    /// another use.
+    fn is_late(&self, thread: Thread, at: u64) -> bool {
+        let table = table_of(at);
+        let known = self.pointers.get(&(thread, table));
+        match self.history.kind(table) {
+            Kind::Free => true,
+            Kind::Linked => known.is_some_and(|known| *known < self.history.links(table)),
+            Kind::Private => {
+                let is_current = known == Some(&self.history.links(table));
+                is_current && self.history.taker(table).is_some_and(|taker| taker != thread)
+            }
+            Kind::Unlinked => false,
+        }
+    }
+
+    fn read_pointer(&mut self, thread: Thread, at: u64, value: u64) {
+        if let Some(link) = self.history.last_link(table_of(at))
+            && let Meaning::Table(table) = self.history.discipline.meaning(value, link.level)
+            && self.history.exists(table.get())
+        {
+            self.pointers.insert((thread, table.get()), self.history.links(table.get()));
+        }
+    }
+}
+
+fn verdict_if(wrong: bool, verdict: Verdict) -> Vec<Verdict> {
+    if wrong { vec![verdict] } else { Vec::new() }
+}
+
+// Changes of words.
+impl Replay {
+    fn wrote(&mut self, thread: Thread, at: u64, old: u64, new: u64, how: How) -> Vec<Verdict> {
+        let table = table_of(at);
+        let mut found = verdict_if(self.is_late(thread, at), Verdict::UseAfterFree);
+        let is_owners = old == self.history.discipline.locked || old == self.history.discipline.frozen;
+        if self.history.kind(table) == Kind::Unlinked && how == How::Store && !is_owners {
+            found.extend(verdict_if(self.history.is_cached(table), Verdict::DoubleUse));
+            self.history.recycle(table, thread);
+            self.pointers.remove(&(thread, table));
+        }
+        if self.history.kind(table) == Kind::Private {
+            self.history.recycle(table, thread);
+        }
+        let kind = self.history.kind(table);
+        let Some(link) = self.history.last_link(table).filter(|_| matches!(kind, Kind::Linked | Kind::Unlinked)) else {
+            self.history.write(at, new, thread);
+            return found;
+        };
+        let meaning = |word| self.history.discipline.meaning(word, link.level);
+        let change = Change { thread, at, old, how, was: meaning(old), is: meaning(new), link };
+        found.extend(self.owner_rules(change, kind));
+        let is_back = old == self.history.discipline.locked && self.history.before_locked(at) == Some((thread, new));
+        self.history.write(at, new, thread);
+        self.note(change, new);
+        found.extend(self.word_rules(change, kind));
+        if kind == Kind::Linked && change.was != change.is {
+            found.extend(self.link_rules(change, is_back));
+        }
+        found
+    }
+
+    fn owner_rules(&self, change: Change, kind: Kind) -> Vec<Verdict> {
+        let Change { thread, at, old, how, link, .. } = change;
+        let Discipline { locked, frozen, .. } = self.history.discipline;
+        let locked_by = |at| self.history.before_locked(at).map(|(owner, _)| owner);
+        match how {
+            How::Swap => verdict_if(old == locked, Verdict::NotOwner),
+            How::Exchange if kind == Kind::Linked => vec![Verdict::BlindChange],
+            How::Exchange => verdict_if(self.history.is_cached(table_of(at)), Verdict::FreedWhileWalked),
+            How::Store if old == locked => verdict_if(locked_by(at) != Some(thread), Verdict::NotOwner),
+            How::Store if old == frozen => verdict_if(locked_by(link.above) != Some(thread), Verdict::NotOwner),
+            How::Store => vec![Verdict::NotOwner],
+        }
+    }
+
+    /// Rules of what the word says now, and of what may be cached of what it said.
+    fn word_rules(&mut self, change: Change, kind: Kind) -> Vec<Verdict> {
+        let Change { at, was, is, link, .. } = change;
+        let mut found = verdict_if(is == Meaning::Reserved, Verdict::Misconfigured);
+        let cached = self.history.cached(at);
+        let contradicts = |word: &u64| {
+            let discipline = &self.history.discipline;
+            discipline.needs_break(discipline.meaning(*word, link.level), is)
+        };
+        let is_block = matches!(is, Meaning::Leaf(_)) && link.level > Level::PAGE && self.history.discipline.breaks;
+        let breaks = self.history.discipline.needs_break(was, is)
+            || cached.iter().any(contradicts)
+            || (is_block && self.history.is_cached_below(at, link));
+        found.extend(verdict_if(breaks, Verdict::BreakBeforeMake));
+        let emptied = is == Meaning::Empty && was != Meaning::Empty;
+        found.extend(verdict_if(emptied && !cached.is_empty(), Verdict::EmptyWhileCached));
+        if let (Meaning::Leaf(leaf), Kind::Linked) = (is, kind) {
+            let word = self.history.word(at);
+            found.extend(verdict_if(self.reaches_taken(word, link), Verdict::ReachesTakenMemory));
+            found.extend(verdict_if(self.writes_withdrawn(at, word, link), Verdict::WritesWhereWithdrawn));
+            if leaf.permissions.write() {
+                self.declared.expose(self.pages(at, link));
+            }
+        }
+        found
+    }
+
+    /// Tables that the change takes out of the tree and into it.
+    fn link_rules(&mut self, change: Change, is_back: bool) -> Vec<Verdict> {
+        let Change { thread, at, was, is, link, .. } = change;
+        if let Meaning::Table(table) = was
+            && self.history.last_link(table.get()).is_some_and(|below| below.above == at)
+        {
+            self.history.unlink(table.get(), thread);
+        }
+        let Meaning::Table(table) = is else { return Vec::new() };
+        let (table, Some(below)) = (table.get(), link.level.below()) else { return Vec::new() };
+        match self.history.kind(table) {
+            Kind::Unlinked if is_back => {
+                self.history.restore(table);
+                return Vec::new();
+            }
+            Kind::Private => {}
+            Kind::Unlinked if !self.history.is_cached(table) => {}
+            _ => return vec![Verdict::DoubleUse],
+        }
+        let base = self.history.address(at, link);
+        self.history.link(table, Link { above: at, level: below, base });
+        self.pointers.insert((thread, table), self.history.links(table));
+        verdict_if(!self.history.is_clean(table, below), Verdict::LinkedUnclean)
+    }
+
+    /// A change that hardware cannot see is a cause for a flush all the same.
+    fn note(&mut self, change: Change, new: u64) {
+        let Change { thread, at, old, was, is, link, .. } = change;
+        let is_note = match (was, is) {
+            (Meaning::Leaf(_), Meaning::Leaf(_)) => was.class(is) == Class::Same,
+            (was, is) => was.is_leaf() && is.is_leaf() && !was.is_valid() && !is.is_valid(),
+        };
+        if is_note && old != new && self.history.kind(table_of(at)) == Kind::Linked {
+            let start = self.history.address(at, link);
+            let end = start + self.history.discipline.span(link.level);
+            if let Some(call) = self.calls.get_mut(&thread) {
+                call.noted.push((start, end));
+            }
+        }
+    }
+}
+
+// Flushes and returns.
+impl Replay {
+    /// A thread that was alone all its call flushes what it changed, and no more.
+    fn has_cause(&self, thread: Thread, flush: Flush) -> bool {
+        let Some(call) = self.calls.get(&thread).filter(|call| call.is_alone) else { return true };
+        let owed = self.history.all_cached().into_iter().filter(|&(at, word, link)| {
+            let is_leaf = self.history.discipline.meaning(word, link.level).is_leaf();
+            let start = self.history.address(at, link);
+            self.owes(thread, call.since, at, word, link)
+                && self.history.discipline.covers(flush, start, link.level, is_leaf)
+        });
+        let spans = owed.map(|(at, _, link)| {
+            let start = self.history.address(at, link);
+            (start, start + self.history.discipline.span(link.level))
+        });
+        let hull =
+            spans.chain(call.noted.iter().copied()).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+        match (hull, flush) {
+            (None, _) => self.history.is_root_loaded(),
+            (Some(_), Flush::All) => true,
+            (Some((start, end)), Flush::Leaves { range, .. } | Flush::Tables { range }) => {
+                start <= range.start().get() && range.end().get() <= end
+            }
+        }
+    }
+
+    /// Whether `thread` took away, in a call that began at `since`, what is still cached as `word`.
+    fn owes(&self, thread: Thread, since: usize, at: u64, word: u64, link: Link) -> bool {
+        let meaning = |word| self.history.discipline.meaning(word, link.level);
+        let harmless = matches!(meaning(word).class(meaning(self.history.word(at))), Class::Same | Class::Wider)
+            && self.history.kind(table_of(at)) != Kind::Free;
+        let taker = self.history.taker_of(at, word);
+        !harmless && taker.is_some_and(|(taker, when)| taker == thread && when >= since)
+    }
+
+    fn returned(&self, thread: Thread) -> Vec<Verdict> {
+        let Some(call) = self.calls.get(&thread) else { return Vec::new() };
+        let cached = self.history.all_cached();
+        let owes = cached.iter().any(|&(at, word, link)| self.owes(thread, call.since, at, word, link));
+        let mut found = verdict_if(owes, Verdict::ReturnedUnflushed);
+        let owns = self.history.locked_words().any(|(owner, since)| owner == thread && since >= call.since);
+        found.extend(verdict_if(owns, Verdict::LeftLocked));
+        found
+    }
+}
+
+// What the guest may do.
+impl Replay {
+    fn reaches_taken(&self, word: u64, link: Link) -> bool {
+        let Meaning::Leaf(leaf) = self.history.discipline.meaning(word, link.level) else { return false };
+        leaf.permissions != slat::host::Permissions::NONE
+            && self.declared.is_taken(leaf.output, self.history.discipline.span(link.level))
+    }
+
+    fn writes_withdrawn(&self, at: u64, word: u64, link: Link) -> bool {
+        let Meaning::Leaf(leaf) = self.history.discipline.meaning(word, link.level) else { return false };
+        leaf.permissions.write() && self.declared.is_withdrawn(self.pages(at, link))
+    }
+
+    fn pages(&self, at: u64, link: Link) -> std::ops::Range<u64> {
+        let first = self.history.address(at, link) / PAGE_SIZE;
+        first..first + self.history.discipline.span(link.level) / PAGE_SIZE
+    }
+
+    fn writable_pages(&self) -> Vec<std::ops::Range<u64>> {
+        let writable = |word, link: Link| match self.history.discipline.meaning(word, link.level) {
+            Meaning::Leaf(leaf) => leaf.permissions.write(),
+            _ => false,
+        };
+        let leaves = self.history.leaves().into_iter().filter(|&(_, word, link)| writable(word, link));
+        leaves.map(|(at, _, link)| self.pages(at, link)).collect()
+    }
+
+    fn copied(&mut self, range: GpaRange) {
+        let writable = self.writable_pages();
+        for page in guest_pages(range) {
+            self.declared.copied(page, writable.iter().any(|pages| pages.contains(&page)));
+        }
+    }
+}
+
+/// The words of the table at `table`.
+pub(super) fn words_of(table: u64) -> impl Iterator<Item = u64> {
+    (table..table + FRAME_SIZE).step_by(8)
+}
+
+/// The first guest address that the word at `at` is for, in a table that is linked so.
+pub(super) fn address_of(at: u64, link: Link, span: u64) -> u64 {
+    link.base + index_of(at) as u64 * span
+}
+
+/// As a physical address.
+pub(super) const fn hpa(table: u64) -> Hpa {
+    Hpa::new(table)
+}

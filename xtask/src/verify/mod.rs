@@ -1,0 +1,48 @@
+//! `cargo xtask verify`: everything that the proof consists of, one step after another, and a report of it.
+//!
+//! Tests print what they counted in lines of fields between bars (`museum|…`, `conflicts|…`); the steps run them, and the
+//! report is made of those lines. A step that this machine cannot run is skipped, loudly, and the report says why.
+
+mod page;
+mod report;
+mod steps;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use self::report::Report;
+use crate::tools::root;
+
+/// How long, and what beyond the usual.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Minutes of random operations by several threads under the checker
+    #[arg(long, default_value_t = 30)]
+    minutes: u64,
+    /// Preemptions that the bounded searches of models allow (their own numbers, mostly 2, unless given)
+    #[arg(long)]
+    bound: Option<usize>,
+    /// Run `cargo mutants` over formats, slots, gather and reclaim, too: hours
+    #[arg(long)]
+    mutants: bool,
+}
+
+/// Runs all steps and writes the report. Fails when a step did.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
+    steps::run(options, &mut report);
+    let folder = target().join("verify");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    std::fs::write(folder.join("verify.json"), serde_json::to_string_pretty(&report)?)?;
+    std::fs::write(folder.join("index.html"), page::render(&report))?;
+    println!("\n{}", report.summary());
+    println!("the report is in {}", folder.join("index.html").display());
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where cargo builds.
+fn target() -> std::path::PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
+}
