@@ -186,10 +186,11 @@ fn clear<T: Tool>() {
     stage.world.log_begins();
     let mut guest = stage.guest(0);
     let world = stage.world.clone();
-    let (_, mut worker) = both::<T, _, _>(
+    let (mut guest, mut worker) = both::<T, _, _>(
         move || {
             guest.fault_once(1, WRITE);
             guest.try_access(0, WRITE);
+            guest
         },
         move || {
             let page = Pages { first: 0, count: 1 };
@@ -198,6 +199,10 @@ fn clear<T: Tool>() {
             worker
         },
     );
+    // Page 1 may be writable still: what it brings into the TLB must not serve page 0.
+    guest.fault_once(1, WRITE);
+    guest.try_access(0, WRITE);
+    drop(guest);
     stage.last_harvest(&mut worker);
     stage.close(worker);
 }
