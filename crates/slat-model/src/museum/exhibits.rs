@@ -223,7 +223,7 @@ pub const EXHIBITS: &[Exhibit] = &[
     exhibit("r12_a_translation_remembered_too_long", invalidate_fault::ONE_SHOT, AnswersFromMemory, All, &["S2:"]),
     exhibit("a_group_whose_entries_are_locked_in_two_steps", groups::FAULTS, TornEntryChanges, All, &["S1:", "T1:"]),
     exhibit("r1_a_member_unmapped_without_its_group", groups::UNMAP_PART, MemberTakenForLeaf, All, &["S2:"]),
-    exhibit("r1_a_member_cleared_without_its_group", groups::CLEAR, MemberTakenForLeaf, Both, &["S4:"]),
+    exhibit("r1_a_member_cleared_without_its_group", groups::CLEAR, MemberTakenForLeaf, All, &["S4:"]),
     exhibit("r1_a_group_that_is_not_flushed", groups::WRITES, NoFlush, All, &["S4:"]),
     exhibit("r1_a_group_flushed_at_its_first_page", groups::WRITES, FlushesFirstPage, All, &["T1:"]),
     exhibit("r1_a_group_flushed_at_its_last_page", groups::UNMAP_PART, FlushesLastPage, All, &["R8:"]),
