@@ -63,7 +63,7 @@ pub(super) fn protect_parts(settings: Settings) -> Verdict {
             let part = GpaRange::with_len(start, 7 * PAGE).unwrap_or_default();
             let progress = worker.write_protect(part, Budget::UNLIMITED).map_err(|error| format!("{error}"))?;
             ensure!(progress.is_done() && !progress.widened, "protecting seven pages: {progress:?}");
-            let level = worker.lookup(start).map(|mapping| mapping.level);
+            let level = worker.lookup(start).map(|mapping| mapping.level());
             ensure!(level.is_none_or(|level| level <= Level::new(1)), "a leaf of level {level:?}");
         }
         stage.wait_for_passes(2);
