@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use slat::addr::{Gpa, Hpa, Level};
 use slat::format::{
     Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Hd, Arm64Lpa2, Change, Ept, Ept5, Ept5Ad, EptAd, Format,
-    Kind, Leaf, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
+    Kind, Leaf, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
 };
 use slat::host::{Access, MemoryType, Permissions};
 use slat_machine::walk::{
@@ -131,6 +131,7 @@ pairs! {
     sv39x4: Sv39x4, 41..=41, |_| Sv39x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv39x4), |stage, root| stage.hgatp(root, 0x3fff);
     sv48x4: Sv48x4, 50..=50, |_| Sv48x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv48x4), |stage, root| stage.hgatp(root, 1);
     sv48x4_adu: Sv48x4Adu, 50..=50, |_| Sv48x4Adu::new(), |_| svadu(riscv::Mode::Sv48x4), |stage, root| stage.hgatp(root, 1);
+    sv48x4_napot: Sv48x4Napot, 50..=50, |_| Sv48x4Napot::new(), |_| svnapot(riscv::Mode::Sv48x4), |stage, root| stage.hgatp(root, 1);
     sv57x4: Sv57x4, 59..=59, |_| Sv57x4::new(), |_| riscv::GStage::new(riscv::Mode::Sv57x4), |stage, root| stage.hgatp(root, 0);
 }
 
@@ -347,6 +348,10 @@ fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
             assert_eq!((format.kind(word, level), format.annotated(word)), (Kind::Empty, annotation));
         }
     }
+}
+
+fn svnapot(mode: riscv::Mode) -> riscv::GStage {
+    riscv::GStage::of(mode, riscv::Hart { naturally_aligned_sets: true, ..riscv::Hart::default() })
 }
 
 fn svadu(mode: riscv::Mode) -> riscv::GStage {

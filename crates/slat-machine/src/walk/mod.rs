@@ -58,6 +58,11 @@ pub trait Walker: fmt::Debug + Send + Sync {
     /// What a descriptor read at `level` says.
     fn resolve(&self, descriptor: u64, level: Level) -> Step;
 
+    /// Where the leaf's memory lies for an access to `gpa`, where the descriptor alone does not say so.
+    fn output_at(&self, translation: Translation, _gpa: Gpa) -> Hpa {
+        translation.output
+    }
+
     /// What hardware turns a leaf's descriptor into before it writes through it, where it keeps a dirty flag.
     fn dirtied(&self, descriptor: u64) -> u64 {
         descriptor
@@ -193,7 +198,10 @@ pub fn walk(
                 path = TablePath { table, level, permissions: path.permissions.and(permissions) };
                 cache.fill(memory, gpa, path);
             }
-            Step::Leaf { translation, .. } => return Ok(translation),
+            Step::Leaf { translation, .. } => {
+                let output = walker.output_at(translation, gpa);
+                return Ok(Translation { output, ..translation });
+            }
             Step::Fault(kind) => return Err(Fault::at(path.level, kind)),
         }
     }

@@ -58,14 +58,16 @@ impl Mode {
 pub struct Hart {
     /// Svadu is on: the hart sets accessed and dirty flags. Off, their absence is a fault (Svade).
     pub updates_flags: bool,
+    /// Svnapot: bit 63 of a page's leaf makes it one of a set of 64 KiB. Without it, the bit is reserved.
+    pub naturally_aligned_sets: bool,
     /// Svpbmt is on: bits 62:61 of a leaf are the memory type. Off, they are reserved.
     pub memory_types: bool,
 }
 
 impl Default for Hart {
-    /// Flags that fault, memory types that count.
+    /// Flags that fault, no sets, memory types that count.
     fn default() -> Self {
-        Self { updates_flags: false, memory_types: true }
+        Self { updates_flags: false, naturally_aligned_sets: false, memory_types: true }
     }
 }
 
@@ -101,13 +103,14 @@ impl GStage {
         Self { mode, hart }
     }
 
-    /// Bits 60:54 are reserved in every entry; 63 without Svnapot; 62:61 without Svpbmt, and always in what points to a
+    /// Bits 60:54 are reserved in every entry; 63 without Svnapot, and with it but for sets of 16 pages; 62:61 without Svpbmt, and always in what points to a
     /// table, as are D, A and U. The G bit means nothing here.
-    fn is_reserved(&self, pte: Pte, is_leaf: bool) -> bool {
+    fn is_reserved(&self, pte: Pte, is_leaf: bool, level: Level) -> bool {
+        let is_set = self.hart.naturally_aligned_sets && is_leaf && level == Level::PAGE && pte.bits(13, 10) == 0b1000;
         let memory = pte.bits(62, 61);
         let of_memory = if is_leaf && self.hart.memory_types { memory == 3 } else { memory != 0 };
         let of_tables = !is_leaf && (pte.bit(4) || pte.bit(6) || pte.bit(7));
-        pte.bits(60, 54) != 0 || pte.bit(63) || of_memory || of_tables
+        pte.bits(60, 54) != 0 || (pte.bit(63) && !is_set) || of_memory || of_tables
     }
 
     fn leaf(&self, pte: Pte, level: Level) -> Step {
@@ -134,7 +137,7 @@ impl GStage {
                 permissions: Permissions::new(user && pte.bit(1), user && write, user && pte.bit(3)),
                 memory,
                 dirty: dirty || !self.hart.updates_flags,
-                set_bits: 0,
+                set_bits: if pte.bit(63) { 4 } else { 0 },
             },
             update: (!accessed).then_some(pte.0 | 1 << 6),
         }
@@ -175,7 +178,7 @@ impl Walker for GStage {
         let is_leaf = pte.bit(1) || pte.bit(3);
         if !pte.bit(0) {
             Step::Fault(FaultKind::Translation)
-        } else if (!pte.bit(1) && pte.bit(2)) || self.is_reserved(pte, is_leaf) {
+        } else if (!pte.bit(1) && pte.bit(2)) || self.is_reserved(pte, is_leaf, level) {
             Step::Fault(FaultKind::Misconfiguration)
         } else if is_leaf {
             self.leaf(pte, level)
@@ -184,6 +187,14 @@ impl Walker for GStage {
         } else {
             // Entries that point to tables restrict nothing.
             Step::Table { table: Hpa::new(pte.bits(53, 10) << 12), permissions: Permissions::ALL, update: None }
+        }
+    }
+
+    /// The low bits of a set's frame number are those of the guest's.
+    fn output_at(&self, translation: Translation, gpa: Gpa) -> Hpa {
+        match translation.set_bits {
+            0 => translation.output,
+            _ => Hpa::new(translation.output.get() & !0xf000 | gpa.get() & 0xf000),
         }
     }
 

@@ -75,6 +75,7 @@ engine_with! {
 engine_with! {
     [dirty_log discard groups slots split stress teardown]
     arm64_4k_contiguous: slat::format::Arm64Contiguous = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
+    sv48x4_napot: slat::format::Sv48x4Napot = Format::new(), riscv::GStage::of(riscv::Mode::Sv48x4, riscv::Hart { naturally_aligned_sets: true, ..riscv::Hart::default() }), 12, 13..14;
 }
 
 /// The walker under the format's own value of VTCR_EL2, the CPU setting the access flag itself or not.

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use crate::format::{
         Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd,
-        Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv57x4,
+        Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
     };
 
     #[test]
@@ -235,6 +235,7 @@ mod tests {
         check(EptAd::new(), &frames((1 << 52) - 1));
         check(NptAd::new(), &frames((1 << 52) - 1));
         check(Sv48x4Adu::new(), &frames((1 << 56) - 1));
+        check(Sv48x4Napot::new(), &frames((1 << 56) - 1));
         check(Arm64Hd::new(48).unwrap(), &frames((1 << 48) - 1));
         check(Stage2::<16, false, true, true>::new(52).unwrap(), &frames((1 << 52) - 1));
         check(Npt5::new(), &frames((1 << 52) - 1));

@@ -17,7 +17,7 @@ pub use ept::{Ept, Ept5, Ept5Ad, EptAd, ExtendedPageTables};
 pub use fake::Fake;
 pub use geometry::Geometry;
 pub use npt::{NESTED_CONTROL, NestedPageTables, Npt, Npt5, Npt5Ad, NptAd};
-pub use riscv::{GStage, Sv39x4, Sv39x4Adu, Sv48x4, Sv48x4Adu, Sv57x4, Sv57x4Adu};
+pub use riscv::{GStage, Sv39x4, Sv39x4Adu, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4, Sv57x4Adu};
 
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};

@@ -11,6 +11,9 @@
 //! Memory that is not normal has its type in the entry (Svpbmt, turned on by `menvcfg.PBMTE`). Without Svpbmt those bits
 //! are reserved, and physical memory attributes decide: such an embedder calls all memory normal.
 //!
+//! Where sixteen neighbouring pages may be one translation (Svnapot), each member of such a group has N set, and 0b1000 in the
+//! low bits of the frame number that all of them share.
+//!
 //! *Fences.* HFENCE.GVMA with an address in `rs1` orders leaf entries only. For [`Flush::Tables`](crate::host::Flush::Tables)
 //! `rs1` has to be `x0`, which drops the cached walks of the VMID in `rs2`, too. Each hart fences itself: remote harts are
 //! asked through the SBI. An implementation without Svvptc may have cached that an entry was invalid: the fault that finds
@@ -37,6 +40,12 @@ const FRAME: u64 = ((1 << 44) - 1) << FRAME_SHIFT;
 const MEMORY_SHIFT: u32 = 61;
 const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
 
+/// Svnapot's N: the page is one of 2^4 that are one translation; the frame number's low bits say so, too.
+const NAPOT: u64 = 1 << 63;
+const NAPOT_BITS: u32 = 4;
+const NAPOT_LOW: u64 = 0b1111 << FRAME_SHIFT;
+const NAPOT_64K: u64 = 0b1000 << FRAME_SHIFT;
+
 const ATTRIBUTED: u64 = 0;
 const NON_CACHEABLE: u64 = 1;
 const IO: u64 = 2;
@@ -44,11 +53,12 @@ const IO: u64 = 2;
 /// Entries whose bit 0 is clear: all other bits are software's.
 const ANNOTATED: u64 = 1 << 7;
 
-/// The G-stage with `LEVELS` levels; `ADU` if harts set accessed and dirty flags (Svadu).
+/// The G-stage with `LEVELS` levels; `ADU` if harts set accessed and dirty flags (Svadu), `GROUPS` if
+/// pages come in groups of 64 KiB where they can (Svnapot).
 ///
 /// A leaf that cannot be read is not written either, since the combination is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct GStage<const LEVELS: u8, const ADU: bool = false>(());
+pub struct GStage<const LEVELS: u8, const ADU: bool = false, const GROUPS: bool = false>(());
 
 /// Three levels, 41 bits of guest physical address.
 pub type Sv39x4 = GStage<3>;
@@ -62,8 +72,10 @@ pub type Sv39x4Adu = GStage<3, true>;
 pub type Sv48x4Adu = GStage<4, true>;
 /// [`Sv57x4`] with Svadu.
 pub type Sv57x4Adu = GStage<5, true>;
+/// [`Sv48x4`] with Svnapot.
+pub type Sv48x4Napot = GStage<4, false, true>;
 
-impl<const LEVELS: u8, const ADU: bool> GStage<LEVELS, ADU> {
+impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> GStage<LEVELS, ADU, GROUPS> {
     /// What goes with write permission where no hart notes its writes.
     const WRITABLE: u64 = if ADU { WRITE } else { WRITE | DIRTY };
 
@@ -79,14 +91,20 @@ impl<const LEVELS: u8, const ADU: bool> GStage<LEVELS, ADU> {
     }
 }
 
-impl<const LEVELS: u8, const ADU: bool> Format for GStage<LEVELS, ADU> {
-    const NAME: &'static str = match (LEVELS, ADU) {
-        (3, false) => "sv39x4",
-        (3, true) => "sv39x4-svadu",
-        (4, false) => "sv48x4",
-        (4, true) => "sv48x4-svadu",
-        (5, false) => "sv57x4",
-        (5, true) => "sv57x4-svadu",
+impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LEVELS, ADU, GROUPS> {
+    const NAME: &'static str = match (LEVELS, ADU, GROUPS) {
+        (3, false, false) => "sv39x4",
+        (3, false, true) => "sv39x4-svnapot",
+        (3, true, false) => "sv39x4-svadu",
+        (3, true, true) => "sv39x4-svadu-svnapot",
+        (4, false, false) => "sv48x4",
+        (4, false, true) => "sv48x4-svnapot",
+        (4, true, false) => "sv48x4-svadu",
+        (4, true, true) => "sv48x4-svadu-svnapot",
+        (5, false, false) => "sv57x4",
+        (5, false, true) => "sv57x4-svnapot",
+        (5, true, false) => "sv57x4-svadu",
+        (5, true, true) => "sv57x4-svadu-svnapot",
         _ => panic!("the G-stage has three to five levels"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
@@ -235,6 +253,26 @@ impl<const LEVELS: u8, const ADU: bool> Format for GStage<LEVELS, ADU> {
     }
 
     #[inline(always)]
+    fn group_bits(&self, level: Level) -> u32 {
+        if GROUPS && level == Level::PAGE { NAPOT_BITS } else { 0 }
+    }
+
+    #[inline(always)]
+    fn is_grouped(&self, raw: u64, _level: Level) -> bool {
+        GROUPS && raw & (NAPOT | USER) == NAPOT | USER
+    }
+
+    #[inline(always)]
+    fn grouped(&self, raw: u64, _level: Level) -> u64 {
+        raw & !NAPOT_LOW | NAPOT_64K | NAPOT
+    }
+
+    #[inline(always)]
+    fn ungrouped(&self, raw: u64, _level: Level, member: usize) -> u64 {
+        raw & !(NAPOT_LOW | NAPOT) | (member as u64) << FRAME_SHIFT
+    }
+
+    #[inline(always)]
     fn hardware_accessed(&self) -> bool {
         ADU
     }
@@ -278,16 +316,16 @@ const fn address(raw: u64) -> Hpa {
     Hpa::new((raw & FRAME) >> FRAME_SHIFT << 12)
 }
 
-// Fields do not overlap, and bits 5 (global) and 63:54 apart from the memory type stay clear.
+// Fields do not overlap, and bits 5 (global) and 60:54 stay clear.
 const _: () = {
-    let fields = [VALID, READ, WRITE, EXECUTE, USER, ACCESSED, DIRTY, MAY_WRITE, KEPT, FRAME, MEMORY];
+    let fields = [VALID, READ, WRITE, EXECUTE, USER, ACCESSED, DIRTY, MAY_WRITE, KEPT, FRAME, MEMORY, NAPOT];
     assert!(disjoint(&fields));
     let (mut all, mut i) = (0, 0);
     while i < fields.len() {
         all |= fields[i];
         i += 1;
     }
-    assert!(all == !(1 << 5 | 0x7f << 54 | 1 << 63));
+    assert!(all == !(1 << 5 | 0x7f << 54));
 };
 
 // The invalid states are invalid to the hardware, are no leaves, and are distinct.

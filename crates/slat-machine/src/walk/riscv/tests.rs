@@ -11,7 +11,12 @@ const ADDRESS: u64 = 0x00a1_0000_0000_0000;
 const FRAME: u64 = ADDRESS >> 2;
 
 fn harts() -> impl Iterator<Item = Hart> {
-    (0..4).map(|bits| Hart { updates_flags: bits & 1 != 0, memory_types: bits & 2 != 0 })
+    let hart = |bits| Hart {
+        updates_flags: bits & 1 != 0,
+        memory_types: bits & 2 != 0,
+        naturally_aligned_sets: bits & 4 != 0,
+    };
+    (0..8).map(hart)
 }
 
 /// The manual's verdict on bits 7:0 and 62:61 of an entry at `level`, for one access.
@@ -79,6 +84,29 @@ fn reserved_bits_are_faults_in_entries_that_are_valid() {
         let step = |low: u64| walker.resolve(FRAME | low | 1 << bit, Level::new(1));
         assert_eq!(step(low), Step::Fault(FaultKind::Misconfiguration), "bit {bit}");
         assert_eq!(step(low & !1), Step::Fault(FaultKind::Translation), "bit {bit}");
+    }
+}
+
+/// Svnapot: of the encodings with N, that of 64 KiB alone, in the leaf of a page alone, on a hart that has it.
+#[test]
+fn a_set_is_sixteen_pages_with_the_low_bits_of_the_guests_address() {
+    let hart = Hart { naturally_aligned_sets: true, ..Hart::default() };
+    let (with, without) = (GStage::of(Mode::Sv48x4, hart), GStage::new(Mode::Sv48x4));
+    for low in 0..16 {
+        let entry = 1 << 63 | FRAME | low << 10 | 0xdf;
+        let found = with.resolve(entry, Level::PAGE);
+        match (low, found) {
+            (0b1000, Step::Leaf { translation, .. }) => {
+                assert_eq!(translation.set_bits, 4);
+                for page in 0..16 {
+                    let gpa = Gpa::new(0x7_0000 + page * 0x1000 + 5);
+                    assert_eq!(with.output_at(translation, gpa), Hpa::new(ADDRESS + page * 0x1000));
+                }
+            }
+            (_, found) => assert_eq!(found, Step::Fault(FaultKind::Misconfiguration), "{low:#06b}"),
+        }
+        assert_eq!(with.resolve(entry, Level::new(1)), Step::Fault(FaultKind::Misconfiguration));
+        assert_eq!(without.resolve(entry, Level::PAGE), Step::Fault(FaultKind::Misconfiguration));
     }
 }
 
