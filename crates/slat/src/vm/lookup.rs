@@ -40,7 +40,8 @@ impl Mapping {
 }
 
 impl<R: VmRef> Vcpu<R> {
-    /// What maps `gpa` now; `None` where nothing does. Another thread may change it at any time.
+    /// What maps `gpa` now; `None` where nothing does, and for the moment in which somebody changes the entry, as in
+    /// splitting a block. Another thread may change it at any time.
     #[inline]
     pub fn lookup(&mut self, gpa: Gpa) -> Option<Mapping> {
         self.handle.lookup(gpa)

@@ -9,7 +9,8 @@ use crate::table::Counts;
 pub struct Statistics {
     /// Table pages held: linked, carried by handles, or awaiting a grace period. The root counts as its tables.
     pub tables: u64,
-    /// Leaves mapped, by level; each member of a contiguous group counts.
+    /// Leaves mapped, by level; each member of a contiguous group counts, and so do those of tables that were unlinked and
+    /// are not taken apart yet.
     pub leaves: [u64; Level::COUNT],
     /// Unlinked subtrees that await a grace period or are being taken apart.
     pub awaiting: u64,
