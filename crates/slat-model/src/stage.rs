@@ -13,6 +13,7 @@ use crate::format::ModelFormat;
 use crate::hardware::{Reached, VCPUS};
 use crate::oracle::PageSet;
 use crate::plant::Plant;
+use crate::run::both;
 use crate::tool::Tool;
 use crate::world::{GENERATION, Host, Setup, World, gpa, number_of, page_of, pages};
 
@@ -186,6 +187,28 @@ impl<T: Tool> World<T> {
             }
         }
     }
+}
+
+/// Two workers at work, of which the second one is new, and gone afterwards; the first one comes back.
+pub fn two_workers<T: Tool>(
+    stage: &Stage<T>,
+    mut worker: ModelWorker<T>,
+    one: impl FnOnce(&World<T>, &mut ModelWorker<T>) + Send + 'static,
+    another: impl FnOnce(&World<T>, &mut ModelWorker<T>) + Send + 'static,
+) -> ModelWorker<T> {
+    let mut other = stage.worker();
+    let (world, other_world) = (stage.world.clone(), stage.world.clone());
+    let (worker, ()) = both::<T, _, _>(
+        move || {
+            one(&world, &mut worker);
+            worker
+        },
+        move || {
+            another(&other_world, &mut other);
+            reclaim_and_drop(other);
+        },
+    );
+    worker
 }
 
 /// Changes the slot's flags to the end.

@@ -1,14 +1,12 @@
 //! The embedder notes something in the place of memory, beside what else changes the tables (R4, R7).
 
-use std::sync::Arc;
-
 use slat::vm::{Budget, Collapse};
 
 use crate::book::{self, Event};
 use crate::oracle::PageSet;
 use crate::plant::Plant;
 use crate::run::{Scenario, both};
-use crate::stage::{ModelWorker, PLAIN, READ, Stage, WRITE, reclaim_and_drop, unmap};
+use crate::stage::{ModelWorker, PLAIN, READ, Stage, WRITE, two_workers, unmap};
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::{REGION, Setup, World, gpa, pages};
 
@@ -97,21 +95,10 @@ fn again<T: Tool>() {
 /// A note at page 1, beside what another worker does.
 fn beside<T: Tool>(
     stage: Stage<T>,
-    mut worker: ModelWorker<T>,
-    work: impl FnOnce(&Arc<World<T>>, &mut ModelWorker<T>) + Send + 'static,
+    worker: ModelWorker<T>,
+    work: impl FnOnce(&World<T>, &mut ModelWorker<T>) + Send + 'static,
 ) {
-    let mut other = stage.worker();
-    let (world, other_world) = (stage.world.clone(), stage.world.clone());
-    let (worker, ()) = both::<T, _, _>(
-        move || {
-            annotate(&world, &mut worker, 1, 2);
-            worker
-        },
-        move || {
-            work(&other_world, &mut other);
-            reclaim_and_drop(other);
-        },
-    );
+    let worker = two_workers(&stage, worker, |world, worker| annotate(world, worker, 1, 2), work);
     check(stage, worker, 1);
 }
 
@@ -147,17 +134,11 @@ fn dropped<T: Tool>() {
 fn part<T: Tool>() {
     let (stage, mut worker) = Stage::<T>::new(Setup::pages(REGION), PLAIN);
     annotate(&stage.world, &mut worker, 0, REGION);
-    let mut other = stage.worker();
-    let (world, other_world) = (stage.world.clone(), stage.world.clone());
-    let (worker, ()) = both::<T, _, _>(
-        move || {
-            clear(&world, &mut worker, 1, 2);
-            worker
-        },
-        move || {
-            clear(&other_world, &mut other, 3, 4);
-            reclaim_and_drop(other);
-        },
+    let worker = two_workers(
+        &stage,
+        worker,
+        |world, worker| clear(world, worker, 1, 2),
+        |world, other| clear(world, other, 3, 4),
     );
     let mut guest = stage.guest(0);
     guest.reach(1, WRITE);

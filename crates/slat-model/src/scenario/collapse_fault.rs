@@ -3,9 +3,9 @@
 use slat::vm::{Budget, Collapse};
 
 use crate::run::{Scenario, all_three, both};
-use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, READ_ONLY, Stage, WRITE, harvest, set_flags, unmap};
+use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, READ_ONLY, Stage, WRITE, harvest, set_flags, two_workers, unmap};
 use crate::tool::{Loom, Shuttle, Tool};
-use crate::world::{Setup, pages};
+use crate::world::{Setup, World, pages};
 
 /// A write to a page whose table is being collapsed.
 pub const WRITE_BESIDE: Scenario = Scenario::new("collapse_fault/write", write::<Loom>, write::<Shuttle>);
@@ -47,6 +47,10 @@ pub(super) fn split<T: Tool>() -> (Stage<T>, ModelWorker<T>) {
     (stage, worker)
 }
 
+fn collapse_in_place<T: Tool>(_: &World<T>, worker: &mut ModelWorker<T>) {
+    collapse(worker, Collapse::InPlace);
+}
+
 fn collapse<T: Tool>(worker: &mut ModelWorker<T>, how: Collapse) {
     let _ = worker.collapse(pages(0, 4), how, Budget::UNLIMITED);
 }
@@ -72,19 +76,9 @@ fn by_faults<T: Tool>() {
 }
 
 fn enabling<T: Tool>() {
-    let (stage, mut worker) = split::<T>();
-    let (mut guest, mut other) = (stage.guest(1), stage.worker());
-    let (worker, _) = both::<T, _, _>(
-        move || {
-            set_flags(&mut worker, LOGGED);
-            worker
-        },
-        move || {
-            collapse(&mut other, Collapse::InPlace);
-            crate::stage::reclaim_and_drop(other);
-        },
-    );
-    let mut worker = worker;
+    let (stage, worker) = split::<T>();
+    let mut guest = stage.guest(1);
+    let mut worker = two_workers(&stage, worker, |_, worker| set_flags(worker, LOGGED), collapse_in_place);
     stage.world.log_begins();
     guest.reach(2, WRITE);
     drop(guest);
@@ -114,53 +108,25 @@ fn with_harvest<T: Tool>() {
 }
 
 fn with_unmap<T: Tool>() {
-    let (stage, mut worker) = split::<T>();
-    let mut other = stage.worker();
-    let (worker, _) = both::<T, _, _>(
-        move || {
-            collapse(&mut worker, Collapse::InPlace);
-            worker
-        },
-        move || {
-            unmap(&mut other, 0, 4);
-            crate::stage::reclaim_and_drop(other);
-        },
-    );
+    let (stage, worker) = split::<T>();
+    let worker = two_workers(&stage, worker, collapse_in_place, |_, other| unmap(other, 0, 4));
     stage.close(worker);
 }
 
 fn with_unmap_of_part<T: Tool>() {
-    let (stage, mut worker) = split::<T>();
-    let (mut other, world) = (stage.worker(), stage.world.clone());
-    let (worker, _) = both::<T, _, _>(
-        move || {
-            collapse(&mut worker, Collapse::InPlace);
-            worker
-        },
-        move || {
-            world.change_backing(0);
-            unmap(&mut other, 0, 2);
-            world.take_old_pages(0, 2);
-            crate::stage::reclaim_and_drop(other);
-        },
-    );
+    let (stage, worker) = split::<T>();
+    let worker = two_workers(&stage, worker, collapse_in_place, |world, other| {
+        world.change_backing(0);
+        unmap(other, 0, 2);
+        world.take_old_pages(0, 2);
+    });
     stage.world.poke(READ);
     stage.close(worker);
 }
 
 fn with_protection<T: Tool>() {
-    let (stage, mut worker) = split::<T>();
-    let mut other = stage.worker();
-    let (worker, _) = both::<T, _, _>(
-        move || {
-            collapse(&mut worker, Collapse::InPlace);
-            worker
-        },
-        move || {
-            set_flags(&mut other, READ_ONLY);
-            crate::stage::reclaim_and_drop(other);
-        },
-    );
+    let (stage, worker) = split::<T>();
+    let worker = two_workers(&stage, worker, collapse_in_place, |_, other| set_flags(other, READ_ONLY));
     let slot = stage.world.setup.slot();
     stage.world.declare(|oracle| oracle.read_only = slot);
     stage.world.poke(WRITE);

@@ -1,11 +1,13 @@
 //! The dirty log that hardware keeps in the entries, beside those who take entries away (R5): nothing is lost.
 
+use slat::vm::SlotFlags;
+
 use crate::run::{Scenario, both};
 use crate::stage::{
-    BY_HARDWARE, Guest, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, harvest, reclaim_and_drop, set_flags, unmap,
+    BY_HARDWARE, Guest, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, harvest, set_flags, two_workers, unmap,
 };
 use crate::tool::{Loom, Shuttle, Tool};
-use crate::world::{REGION, Setup};
+use crate::world::{REGION, Setup, World};
 
 /// A guest writes to a clean page, without a fault, while a harvest runs.
 pub const HARVEST: Scenario = Scenario::new("hardware_log/harvest", with_harvest::<Loom>, with_harvest::<Shuttle>);
@@ -89,69 +91,42 @@ fn cut<T: Tool>() {
     beside_write(clean::<T>(REGION), |worker| unmap(worker, 0, REGION));
 }
 
-fn unmap_twice<T: Tool>() {
-    let (stage, mut worker, mut guest) = clean::<T>(REGION);
+/// Page 0 was written, without a fault; then two workers, and what is left.
+fn beside_worker<T: Tool>(
+    count: u64,
+    one: impl FnOnce(&World<T>, &mut ModelWorker<T>) + Send + 'static,
+    another: impl FnOnce(&World<T>, &mut ModelWorker<T>) + Send + 'static,
+) {
+    let (stage, worker, mut guest) = clean::<T>(count);
     write(&mut guest);
     drop(guest);
-    let mut other = stage.worker();
-    let world = stage.world.clone();
-    let (worker, ()) = both::<T, _, _>(
-        move || {
-            unmap(&mut worker, 0, REGION);
-            if harvest(&world, &mut worker, world.all_pages()) {
-                world.check_reported();
-            }
-            worker
-        },
-        move || {
-            unmap(&mut other, 0, 1);
-            reclaim_and_drop(other);
-        },
-    );
+    let worker = two_workers(&stage, worker, one, another);
     check(stage, worker);
+}
+
+/// A harvest that, if it is complete, leaves nothing.
+fn harvest_and_check<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>) {
+    if harvest(world, worker, world.all_pages()) {
+        world.check_reported();
+    }
+}
+
+fn unmap_twice<T: Tool>() {
+    let unmap_and_harvest = |world: &World<T>, worker: &mut _| {
+        unmap(worker, 0, REGION);
+        harvest_and_check(world, worker);
+    };
+    beside_worker::<T>(REGION, unmap_and_harvest, |_, other| unmap(other, 0, 1));
 }
 
 fn cut_harvest<T: Tool>() {
-    let (stage, mut worker, mut guest) = clean::<T>(REGION);
-    write(&mut guest);
-    drop(guest);
-    let mut other = stage.worker();
-    let world = stage.world.clone();
-    let (worker, ()) = both::<T, _, _>(
-        move || {
-            if harvest(&world, &mut worker, world.all_pages()) {
-                world.check_reported();
-            }
-            worker
-        },
-        move || {
-            unmap(&mut other, 0, REGION);
-            reclaim_and_drop(other);
-        },
-    );
-    check(stage, worker);
+    beside_worker::<T>(REGION, harvest_and_check, |_, other| unmap(other, 0, REGION));
 }
 
 fn get<T: Tool>() {
-    let (stage, mut worker, mut guest) = clean::<T>(COUNT);
-    write(&mut guest);
-    drop(guest);
-    let mut other = stage.worker();
-    let world = stage.world.clone();
-    let pages = world.all_pages();
-    let (worker, ()) = both::<T, _, _>(
-        move || {
-            if harvest(&world, &mut worker, pages) {
-                world.check_reported();
-            }
-            worker
-        },
-        move || {
-            other.get_dirty(SLOT, pages, &mut [0]).expect("a logged slot");
-            reclaim_and_drop(other);
-        },
-    );
-    check(stage, worker);
+    beside_worker::<T>(COUNT, harvest_and_check, |world, other| {
+        other.get_dirty(SLOT, world.all_pages(), &mut [0]).expect("a logged slot");
+    });
 }
 
 fn enabling<T: Tool>() {
@@ -178,20 +153,9 @@ fn enabling<T: Tool>() {
 }
 
 fn read_only<T: Tool>() {
-    let (stage, mut worker, mut guest) = clean::<T>(COUNT);
-    write(&mut guest);
-    drop(guest);
-    let mut other = stage.worker();
-    let world = stage.world.clone();
-    let (worker, ()) = both::<T, _, _>(
-        move || {
-            harvest(&world, &mut worker, world.all_pages());
-            worker
-        },
-        move || {
-            set_flags(&mut other, slat::vm::SlotFlags { read_only: true, ..BY_HARDWARE });
-            reclaim_and_drop(other);
-        },
+    beside_worker::<T>(
+        COUNT,
+        |world, worker| _ = harvest(world, worker, world.all_pages()),
+        |_, other| set_flags(other, SlotFlags { read_only: true, ..BY_HARDWARE }),
     );
-    check(stage, worker);
 }

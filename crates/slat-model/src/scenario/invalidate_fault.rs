@@ -75,16 +75,27 @@ fn invalidate<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>, first: u64
 /// One invalidation of pages `0..end` beside what a guest does; then nobody may reach the old memory.
 fn beside_guest<T: Tool>(
     stage: Stage<T>,
+    worker: ModelWorker<T>,
+    guest: Guest<T>,
+    end: u64,
+    work: impl FnOnce(&mut Guest<T>) + Send + 'static,
+) {
+    beside_guest_by(stage, worker, guest, move |world, worker| invalidate(world, worker, 0, end), work);
+}
+
+/// As [`beside_guest`], by an invalidation of any kind.
+fn beside_guest_by<T: Tool>(
+    stage: Stage<T>,
     mut worker: ModelWorker<T>,
     mut guest: Guest<T>,
-    end: u64,
+    invalidate: impl FnOnce(&World<T>, &mut ModelWorker<T>) + Send + 'static,
     work: impl FnOnce(&mut Guest<T>) + Send + 'static,
 ) {
     let world = stage.world.clone();
     let (_, worker) = both::<T, _, _>(
         move || work(&mut guest),
         move || {
-            invalidate(&world, &mut worker, 0, end);
+            invalidate(&world, &mut worker);
             worker
         },
     );
@@ -111,19 +122,10 @@ fn invalidate_host<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>) {
 }
 
 fn host<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::new(Setup::pages(2), PLAIN);
+    let (stage, worker) = Stage::<T>::new(Setup::pages(2), PLAIN);
     let mut guest = stage.guest(0);
     guest.reach(0, WRITE);
-    let world = stage.world.clone();
-    let (_, worker) = both::<T, _, _>(
-        move || guest.fault_once(0, WRITE),
-        move || {
-            invalidate_host(&world, &mut worker);
-            worker
-        },
-    );
-    stage.world.poke(READ);
-    stage.close(worker);
+    beside_guest_by(stage, worker, guest, invalidate_host, |guest| guest.fault_once(0, WRITE));
 }
 
 fn host_new_slot<T: Tool>() {
