@@ -3,7 +3,7 @@
 use super::dirty::{Log, Marks, REGION_PAGES, marks_between};
 use super::handle::{Handle, VmRef};
 use super::log::{Harvest, LogError, LogProgress, Pages};
-use super::slots::{LogMode, Slot};
+use super::slots::Slot;
 use super::{Budget, Worker};
 use crate::host::{SlotId, TableMemory};
 use crate::reclaim::Shared;
@@ -203,7 +203,7 @@ impl<R: VmRef> Worker<R> {
             return Err(LogError::BitmapTooShort { words: words(pages) });
         }
         let first = slot_first + pages.first;
-        let by_hardware = slot.flags.log == Some(LogMode::Hardware);
+        let by_hardware = slot.flags.is_logged_by_hardware();
         Ok(Target { log, slot_first, first, end: first + pages.count, by_hardware })
     }
 }

@@ -132,6 +132,12 @@ impl<H: Host, F: Format> Vm<H, F> {
         self.space.root.load()
     }
 
+    /// Whether the format has the log that `flags` ask for.
+    fn can_log(&self, flags: SlotFlags) -> Result<(), SlotError> {
+        let possible = !flags.is_logged_by_hardware() || self.space.format.hardware_dirty();
+        possible.then_some(()).ok_or(SlotError::LogMode)
+    }
+
     /// Marks a page whose entry was dirty when it was taken out, if its slot is logged.
     fn mark_moved(&self, section: Inside<'_, H::Atomics>, page: u64) {
         let gpa = Gpa::new(page << self.space.geometry().page_shift());

@@ -103,9 +103,7 @@ impl<R: VmRef> Worker<R> {
         if slot.range.is_empty() || !slot.host.is_aligned(vm.space.geometry().page_size()) {
             return Err(SlotError::Unaligned);
         }
-        if slot.flags.log == Some(LogMode::Hardware) && !vm.space.format.hardware_dirty() {
-            return Err(SlotError::LogMode);
-        }
+        vm.can_log(slot.flags)?;
         let log = new_log::<AtomicsOf<R>>(slot.range, slot.flags.log, vm.space.geometry().page_shift())?;
         log.iter().for_each(|log| log.arm()); // nothing is mapped yet
         let slot = Slot::new(id, &slot, log);
@@ -134,9 +132,7 @@ impl<R: VmRef> Worker<R> {
     /// Turning a log on with [`LogMode::Protect`] and making a slot read-only walk over the slot; all else is done at
     /// once. Turning a log off drops its marks.
     pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags, budget: Budget) -> Result<Progress, SlotError> {
-        if flags.log == Some(LogMode::Hardware) && !self.handle.vm.vm().space.format.hardware_dirty() {
-            return Err(SlotError::LogMode);
-        }
+        self.handle.vm.vm().can_log(flags)?;
         let mut log = self.log_for(id, flags)?;
         let work = self.begin(id, |_, slot, change| {
             let unfinished = change.unfinished(id);
@@ -149,8 +145,8 @@ impl<R: VmRef> Worker<R> {
             if unfinished.is_some() {
                 return Err(SlotError::Unfinished);
             }
-            let by_hardware = |flags: SlotFlags| flags.log == Some(LogMode::Hardware);
-            if slot.log.is_some() && flags.log.is_some() && by_hardware(slot.flags) != by_hardware(flags) {
+            let changes_keeper = slot.flags.is_logged_by_hardware() != flags.is_logged_by_hardware();
+            if slot.log.is_some() && flags.log.is_some() && changes_keeper {
                 return Err(SlotError::LogMode);
             }
             let log = match slot.log.is_some() == flags.log.is_some() {

@@ -34,6 +34,13 @@ pub struct SlotFlags {
     pub log: Option<LogMode>,
 }
 
+impl SlotFlags {
+    /// Whether the log is in the entries.
+    pub(crate) fn is_logged_by_hardware(self) -> bool {
+        self.log == Some(LogMode::Hardware)
+    }
+}
+
 /// How the dirty log of a slot starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogMode {

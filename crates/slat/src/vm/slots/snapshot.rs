@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::by_host::ByHost;
-use super::{LogMode, NewSlot, SlotFlags};
+use super::{NewSlot, SlotFlags};
 use crate::addr::{Gpa, GpaRange, HostAddress, HostRange};
 use crate::host::SlotId;
 use crate::reclaim::{OutOfMemory, Shared};
@@ -144,9 +144,8 @@ impl<A: Atomics> Snapshot<A> {
     /// Whether hardware keeps the log of some of `range`, dying slots included.
     pub(crate) fn has_hardware_log(&self, range: GpaRange) -> bool {
         let first = self.starts.partition_point(|&start| start <= range.start()).saturating_sub(1);
-        let there =
-            self.slots[first.min(self.slots.len())..].iter().take_while(|slot| slot.range.start() < range.end());
-        there.into_iter().any(|slot| slot.flags.log == Some(LogMode::Hardware) && slot.range.overlaps(range))
+        let mut there = self.slots[first..].iter().take_while(|slot| slot.range.start() < range.end());
+        there.any(|slot| slot.flags.is_logged_by_hardware() && slot.range.overlaps(range))
     }
 
     /// A slot that shares addresses with `range`.
