@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use slat::addr::Level;
 use slat::vm::{Budget, LogMode, Pages, Worker};
 
 use crate::arguments::Arguments;
@@ -24,6 +25,8 @@ struct Plan {
     bytes: u64,
     iterations: u64,
     unit: Unit,
+    /// Whether blocks are split when the log is turned on, rather than by the first write to each.
+    splits: bool,
 }
 
 /// One iteration's figures.
@@ -46,6 +49,7 @@ pub(crate) fn run(machine: &Machine, arguments: Arguments) -> bool {
         Some("4k") => Unit::PAGE,
         Some(other) => panic!("slat.pages={other}: 4k or 2m"),
     };
+    let splits = arguments.value("split", true);
     let (bytes, iterations) = (arguments.value("mebibytes", 64u64) << 20, arguments.value("iterations", 2));
     interrupts::start_cpu();
     cpu::prepare_for(cpu::Kind::Payload);
@@ -54,7 +58,7 @@ pub(crate) fn run(machine: &Machine, arguments: Arguments) -> bool {
         clock::start_counting();
     }
     team::assemble(vcpus);
-    let result = Plan { vcpus, bytes, iterations, unit }.run();
+    let result = Plan { vcpus, bytes, iterations, unit, splits }.run();
     if let Err(why) = &result {
         say!("slat-hv: dirty-log: FAILED: {why}");
     }
@@ -75,6 +79,9 @@ impl Plan {
         let (enable, result) = Ticks::of(|| stage.set_log(&mut worker, Some(LogMode::InitiallySet)));
         result?;
         say!("Enabling dirty logging time: {enable}");
+        if self.splits {
+            self.split(&stage, &mut worker)?;
+        }
         say!("");
         let mut bitmap = vec![0; (all / PAGE).div_ceil(64) as usize];
         let mut iterations = Vec::new();
@@ -90,6 +97,17 @@ impl Plan {
         drop(worker);
         stage.finish()?;
         say!("TLB flushes: {flushes}, page tables: {tables}, after teardown: 0, faults retried: {retries}");
+        Ok(())
+    }
+
+    fn split(&self, stage: &Stage, worker: &mut Worker<&GuestVm>) -> Result<(), String> {
+        let before = clock::instructions();
+        let (split, result) = Ticks::of(|| worker.split(stage.range(), Level::PAGE, Budget::UNLIMITED));
+        let instructions = clock::instructions().wrapping_sub(before);
+        let progress = result.map_err(|error| format!("split: {error}"))?;
+        ensure!(progress.is_done(), "splitting without a budget did not finish");
+        say!("Splitting blocks time: {split}");
+        say!("Blocks split: {}, EL2 instructions: {instructions}", progress.changed);
         Ok(())
     }
 

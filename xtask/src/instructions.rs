@@ -7,10 +7,10 @@ use anyhow::{Context, bail, ensure};
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use crate::tools::{cargo, root, run};
+use crate::tools::{cargo, root, run, target};
 
 /// What is counted: an operation, and the two counts whose difference is taken.
-const OPERATIONS: [(&str, u64, u64); 11] = [
+const OPERATIONS: [(&str, u64, u64); 12] = [
     ("map_4k", 1000, 3000),
     ("map_4k_random", 1000, 3000),
     ("map_4k_logged", 1000, 3000),
@@ -21,6 +21,7 @@ const OPERATIONS: [(&str, u64, u64); 11] = [
     ("unmap_leaf", 100, 500),
     ("range_map_leaf", 512, 4608),
     ("split_block", 2, 10),
+    ("split_ahead", 2, 10),
     ("collapse_block", 2, 10),
 ];
 
@@ -81,7 +82,7 @@ fn instructions(operation: &str, count: u64) -> anyhow::Result<u64> {
     valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
     // Collecting begins in the operation and pauses in the embedder's translation.
     valgrind.args(["--toggle-collect=slat_bench::measured::*", "--toggle-collect=*translate*"]);
-    valgrind.arg(root().join("target/release/slat-bench")).arg(operation).arg(count.to_string());
+    valgrind.arg(target().join("release/slat-bench")).arg(operation).arg(count.to_string());
     let output = valgrind.output().context("valgrind does not start")?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{operation}: {text}");

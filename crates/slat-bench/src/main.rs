@@ -34,14 +34,14 @@ fn usage() -> ExitCode {
         "slat-bench OPERATION COUNT
 
     map_4k map_4k_random map_4k_logged spurious relax_dirty lookup
-    protect_leaf unmap_leaf range_map_leaf split_block collapse_block"
+    protect_leaf unmap_leaf range_map_leaf split_block split_ahead collapse_block"
     );
     ExitCode::from(2)
 }
 
 /// Sets the stage, does the operation `count` times, and leaves without taking anything down.
 fn operate(operation: &str, count: u64) -> bool {
-    let largest = Level::new(u8::from(matches!(operation, "split_block" | "collapse_block")));
+    let largest = Level::new(u8::from(matches!(operation, "split_block" | "split_ahead" | "collapse_block")));
     let format = Arm64::new(48).expect("48 bits");
     let vm = Vm::new(Embedder { largest }, format, Config::default()).expect("memory");
     let mut worker = Worker::new(&vm).expect("a free place");
@@ -91,6 +91,10 @@ fn operate(operation: &str, count: u64) -> bool {
             log(&mut worker);
             vcpu.top_up(BLOCKS as usize).expect("memory");
             (0..count).for_each(|block| fault(&mut vcpu, BASE + block * BLOCK, Access::Write));
+        }
+        "split_ahead" => {
+            worker.top_up(BLOCKS as usize).expect("memory");
+            measured::split(&mut worker, range(BASE, count * BLOCK));
         }
         _ => return false,
     }

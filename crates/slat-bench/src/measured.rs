@@ -1,7 +1,7 @@
 //! What is counted: each operation as an embedder calls it, a function of its own that is not inlined. Instructions in
 //! here count, those of the embedder's translation do not.
 
-use slat::addr::{Gpa, GpaRange};
+use slat::addr::{Gpa, GpaRange, Level};
 use slat::host::{Access, Permissions};
 use slat::vm::{Budget, Collapse, Outcome, Vcpu, Worker};
 
@@ -43,4 +43,12 @@ pub(crate) fn collapse(worker: &mut Worker<&BenchVm>, range: GpaRange) {
     let blocks = range.len() >> 21;
     let progress = worker.collapse(range, Collapse::InPlace, Budget::UNLIMITED);
     assert!(progress.is_ok_and(|progress| progress.changed == blocks));
+}
+
+/// Blocks split ahead of faults in one call.
+#[inline(never)]
+pub(crate) fn split(worker: &mut Worker<&BenchVm>, range: GpaRange) {
+    let blocks = range.len() >> 21;
+    let progress = worker.split(range, Level::PAGE, Budget::UNLIMITED);
+    assert!(progress.is_ok_and(|progress| progress.changed == blocks && progress.is_done()));
 }

@@ -103,6 +103,19 @@ pub(crate) fn geometry(name: &str) -> Result<Geometry, Failure> {
     with(name, Shape)
 }
 
+/// Whether hardware notes writes in entries of the format of this name.
+pub(crate) fn hardware_dirty(name: &str) -> Result<bool, Failure> {
+    struct Dirty;
+    impl WithFormat for Dirty {
+        type Output = bool;
+
+        fn with<F: Format>(self, format: F, _: Box<dyn Walker>) -> Result<bool, Failure> {
+            Ok(format.hardware_dirty())
+        }
+    }
+    with(name, Dirty)
+}
+
 /// Guest physical address bits of the format of this name.
 pub(crate) fn address_bits(name: &str) -> Result<u32, Failure> {
     geometry(name).map(|geometry| geometry.address_bits())

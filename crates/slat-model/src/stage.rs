@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slat::addr::HostAddress;
+use slat::addr::{HostAddress, Level};
 use slat::host::{Access, SlotId, VcpuId};
 use slat::vm::{
     Budget, Config, LogMode, NewSlot, Outcome, Pages, Progress, SlotError, SlotFlags, Teardown, Vcpu, Vm, Worker,
@@ -252,6 +252,12 @@ pub fn unmap<T: Tool>(worker: &mut ModelWorker<T>, first: u64, end: u64) {
     while let Some(at) = worker.unmap(pages(page_of(next), end), ALL).expect("a good range").next {
         next = at;
     }
+}
+
+/// Splits what blocks map of pages `first..end`.
+pub fn split<T: Tool>(worker: &mut ModelWorker<T>, first: u64, end: u64) {
+    let progress = worker.split(pages(first, end), Level::PAGE, ALL).expect("pages of the guest, and memory");
+    assert!(progress.is_done(), "an unlimited budget is enough");
 }
 
 /// Write-protects pages `first..end`.

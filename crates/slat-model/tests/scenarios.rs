@@ -103,6 +103,10 @@ scenarios! {
     r1_split_beside_unmap: split_fault::UNMAP;
     r5_splits_beside_harvest: split_fault::HARVEST;
     r5_write_beside_clearing_a_part_of_a_block: split_fault::CLEAR;
+    r1_splitting_ahead_beside_writes: split_fault::AHEAD;
+    r1_splitting_two_ahead_beside_unmapping_a_part: split_fault::AHEAD_UNMAP;
+    r5_splitting_ahead_beside_write_and_harvest: split_fault::AHEAD_HARVEST;
+    r1_splitting_two_ahead_by_two: split_fault::AHEAD_TWICE;
 
     r2_cut_beside_fault: unlink_walk::CUT;
     r2_cut_beside_hardware_walk: unlink_walk::CUT_WALKED;

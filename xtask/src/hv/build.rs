@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use std::path::PathBuf;
 
 use super::{Missing, toolchain};
-use crate::tools::{cargo, root, run};
+use crate::tools::{cargo, root, run, target};
 
 /// The table formats that it can be built for: the first unless a feature says otherwise.
 pub(super) const FORMATS: [&str; 6] = ["4k", "fwb", "hd", "lpa2", "16k", "64k"];
@@ -52,6 +52,5 @@ pub(super) fn lint() -> anyhow::Result<()> {
 
 /// Where it is built: below the workspace's own target folder.
 fn target_folder() -> PathBuf {
-    let base = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    root().join(base).join("slat-hv")
+    root().join(target()).join("slat-hv")
 }

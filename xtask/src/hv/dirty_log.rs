@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Sizes in which memory is got: `2m`, `4k`
     #[arg(long, default_value = "2m")]
     pages: String,
+    /// Have the first write to each block split it, rather than all be split when the log is turned on
+    #[arg(long)]
+    no_eager_page_split: bool,
     /// Repeat each run, and take medians
     #[arg(long, default_value_t = 3)]
     repeat: u32,
@@ -35,6 +38,8 @@ const RATIO: f64 = 4.4;
 /// One run's times in seconds.
 struct Times {
     populate: f64,
+    /// Of splitting blocks when the log is turned on; 0 where faults split them.
+    split: f64,
     dirty: f64,
     get: f64,
     clear: f64,
@@ -57,11 +62,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         "Measured on an emulated machine (QEMU); times by its counter, medians of {} runs.\n",
         options.repeat.max(1)
     );
-    println!("vCPUs   populate  iteration {} dirty     get   clear  disable   of one's", options.iterations);
+    println!("vCPUs   populate    split  iteration {} dirty     get   clear  disable   of one's", options.iterations);
     let one = rows.iter().find(|(vcpus, _)| *vcpus == 1).map(|(_, times)| times.dirty);
-    for (vcpus, Times { populate, dirty, get, clear, disable }) in &rows {
+    for (vcpus, Times { populate, split, dirty, get, clear, disable }) in &rows {
         let ratio = one.map_or("-".to_owned(), |one| format!("{:.2}x", dirty / one));
-        println!("{vcpus:5} {populate:9.3}s {dirty:16.3}s {get:7.4}s {clear:6.4}s {disable:7.4}s {ratio:>9}");
+        println!(
+            "{vcpus:5} {populate:9.3}s {split:7.4}s {dirty:16.3}s {get:7.4}s {clear:6.4}s {disable:7.4}s {ratio:>9}"
+        );
     }
     println!();
     println!("EL2 instructions per page dirtied in iteration {} (exact, one vCPU):", options.iterations);
@@ -90,8 +97,14 @@ const MORE: u32 = 8;
 /// Seconds of the host's processor that one vCPU takes for one iteration, the first ones apart.
 fn processor_time(options: &Options, vcpus: u32, mebibytes: u64) -> anyhow::Result<Option<f64>> {
     let of = |iterations: u32| {
-        let options =
-            Options { cpus: vec![vcpus], bytes: String::new(), pages: options.pages.clone(), iterations, repeat: 1 };
+        let options = Options {
+            cpus: vec![vcpus],
+            bytes: String::new(),
+            pages: options.pages.clone(),
+            iterations,
+            no_eager_page_split: options.no_eager_page_split,
+            repeat: 1,
+        };
         start(&options, vcpus, mebibytes, false, false).map(|ran| ran.processor)
     };
     let (short, long) = (of(options.iterations)?, of(options.iterations + MORE)?);
@@ -102,7 +115,14 @@ fn processor_time(options: &Options, vcpus: u32, mebibytes: u64) -> anyhow::Resu
 
 /// The count alone: the same on every machine.
 pub(super) fn check_instructions() -> anyhow::Result<()> {
-    let options = Options { cpus: vec![1], bytes: "16M".into(), iterations: 2, pages: "2m".into(), repeat: 1 };
+    let options = Options {
+        cpus: vec![1],
+        bytes: "16M".into(),
+        iterations: 2,
+        pages: "2m".into(),
+        no_eager_page_split: false,
+        repeat: 1,
+    };
     let per_page = instructions(&start(&options, 1, 16, true, false)?, 2)?;
     println!("   {per_page:.1} EL2 instructions per page dirtied");
     ensure!(per_page <= INSTRUCTIONS, "{per_page:.1} EL2 instructions per page dirtied; at most {INSTRUCTIONS}");
@@ -119,8 +139,8 @@ fn start(options: &Options, vcpus: u32, mebibytes: u64, counted: bool, echo: boo
         loaded: Vec::new(),
         counted,
         arguments: format!(
-            "slat.mode=dirty-log slat.vcpus={vcpus} slat.mebibytes={mebibytes} slat.iterations={} slat.pages={} slat.count={counted}",
-            options.iterations, options.pages
+            "slat.mode=dirty-log slat.vcpus={vcpus} slat.mebibytes={mebibytes} slat.iterations={} slat.pages={} slat.count={counted} slat.split={}",
+            options.iterations, options.pages, !options.no_eager_page_split
         ),
         limit: Duration::from_secs(300),
         echo,
@@ -138,6 +158,7 @@ impl Times {
         };
         Ok(Self {
             populate: seconds("Populate memory")?,
+            split: if ran.after("Splitting blocks time: ").is_some() { seconds("Splitting blocks")? } else { 0.0 },
             dirty: seconds(&format!("Iteration {iteration} dirty memory"))?,
             get: seconds(&format!("Iteration {iteration} get dirty log"))?,
             clear: seconds(&format!("Iteration {iteration} clear dirty log"))?,
@@ -153,6 +174,7 @@ impl Times {
         };
         Self {
             populate: median(|run| run.populate),
+            split: median(|run| run.split),
             dirty: median(|run| run.dirty),
             get: median(|run| run.get),
             clear: median(|run| run.clear),
@@ -165,6 +187,9 @@ fn instructions(ran: &Ran, iteration: u32) -> anyhow::Result<f64> {
     let text =
         ran.after(&format!("Iteration {iteration} EL2 instructions per page: ")).context("nothing was counted")?;
     println!("   {text}");
+    if let Some(split) = ran.after("Blocks split: ") {
+        println!("   blocks split before: {split}");
+    }
     let number = text.split_whitespace().next().unwrap_or_default();
     number.parse().with_context(|| format!("instructions: {text}"))
 }
@@ -206,7 +231,7 @@ mod tests {
                     Iteration 2 EL2 instructions per page: 336.2 (faults 1, get 2, clear 3)";
         let ran = Ran { lines: text.lines().map(str::to_owned).collect(), status: 0, processor: None };
         let times = Times::of(&ran, 2).unwrap();
-        assert_eq!((times.populate, times.dirty, times.clear), (0.01, 0.25, 1.5));
+        assert_eq!((times.populate, times.split, times.dirty, times.clear), (0.01, 0.0, 0.25, 1.5));
         assert_eq!(instructions(&ran, 2).unwrap(), 336.2);
         assert!(Times::of(&ran, 3).is_err());
     }

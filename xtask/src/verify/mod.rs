@@ -13,7 +13,7 @@ use anyhow::Context;
 use clap::Args;
 
 use self::report::Report;
-use crate::tools::root;
+use crate::tools::target;
 
 /// How long, and what beyond the usual.
 #[derive(Args, Debug)]
@@ -40,9 +40,4 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     println!("\n{}", report.summary());
     println!("the report is in {}", folder.join("index.html").display());
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Where cargo builds.
-fn target() -> std::path::PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::Options;
 use super::report::{Mutants, Report, Step};
-use crate::tools::{cargo, root};
+use crate::tools::{cargo, root, target};
 
 /// The models in Promela, and what each claims.
 const PROMELA: [(&str, &str); 1] = [("proofs/promela/fault-invalidate-remove.pml", "R4, R7 and R8 together")];
@@ -89,7 +89,7 @@ fn promela(report: &mut Report) {
     let script = root().join("proofs/promela/check.sh");
     for (model, claim) in PROMELA {
         let mut command = Command::new("sh");
-        command.arg(&script).arg(root().join(model)).current_dir(super::target());
+        command.arg(&script).arg(root().join(model)).current_dir(target());
         report.step(&format!("Promela: {claim}"), &mut command);
     }
 }
@@ -107,7 +107,7 @@ fn thread_sanitizer(report: &mut Report) {
         .args(["--", "arena", "vcpu", "cpu::tests", "machine", "request::tests", "broadcast::tests"])
         .env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer")
         .env("TSAN_OPTIONS", format!("suppressions={}", suppressions.display()))
-        .env("CARGO_TARGET_DIR", super::target().join("sanitizer"))
+        .env("CARGO_TARGET_DIR", target().join("sanitizer"))
         .env_remove("RUSTUP_TOOLCHAIN")
         .current_dir(root());
     report.step(NAME, &mut command);
@@ -118,7 +118,7 @@ fn mutants(report: &mut Report) {
     if !cargo(&["mutants", "--version"]).output().is_ok_and(|output| output.status.success()) {
         return report.skip("mutants of the source", "cargo-mutants is not installed (cargo install cargo-mutants)");
     }
-    let out = super::target().join("verify");
+    let out = target().join("verify");
     let files = ["format/arm64.rs", "format/ept.rs", "format/geometry.rs", "vm/slots.rs", "tlb/mod.rs", "reclaim/*.rs"];
     let mut command = cargo(&["mutants", "--no-shuffle", "--package", "slat", "--test-package", "slat,slat-machine"]);
     command.args(["--profile", "checked", "--output"]).arg(&out);

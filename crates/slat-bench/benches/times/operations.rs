@@ -19,7 +19,7 @@ const SPLITS: u64 = 64;
 /// Times so many of an operation.
 type Timed = fn(u64) -> Duration;
 
-const OPERATIONS: [(&str, Timed); 11] = [
+const OPERATIONS: [(&str, Timed); 12] = [
     ("map_4k", map_4k),
     ("map_4k_random", map_4k_random),
     ("map_4k_logged", map_4k_logged),
@@ -30,6 +30,7 @@ const OPERATIONS: [(&str, Timed); 11] = [
     ("unmap_leaf", unmap_leaf),
     ("range_map_leaf", range_map_leaf),
     ("split_block", split_block),
+    ("split_ahead", split_ahead),
     ("collapse_block", collapse_block),
 ];
 
@@ -120,6 +121,22 @@ fn split_block(count: u64) -> Duration {
         let took = time(|| (0..count).for_each(split));
         stage.unmap_range(range(BASE, SPLITS * BLOCK));
         stage.worker.reclaim(slat::vm::Budget::UNLIMITED);
+        took
+    })
+}
+
+fn split_ahead(count: u64) -> Duration {
+    let mut stage = Stage::new(Level::new(1), None);
+    rounds(count, BLOCKS, |count| {
+        for block in 0..BLOCKS {
+            stage.vcpu.top_up(4).expect("memory");
+            stage.fault(BASE + block * BLOCK, Access::Write);
+        }
+        stage.worker.top_up(BLOCKS as usize).expect("memory");
+        let mut split = || stage.worker.split(range(BASE, count * BLOCK), Level::PAGE, Budget::UNLIMITED);
+        let took = time(|| assert_eq!(split().expect("a good range, and memory").changed, count));
+        stage.unmap_range(range(BASE, BLOCKS * BLOCK));
+        stage.worker.reclaim(Budget::UNLIMITED);
         took
     })
 }

@@ -13,6 +13,7 @@ dirty_log_perf_test, with its letters, phases and output.
              that map
   enable     the dirty log is turned on for all slots (initially set; with -g
              by write-protecting them)
+  split      with --eager-page-split, all blocks are split, each to one table
   dirty      per iteration, every vCPU makes one pass over its memory: faults
              that give write permission back, once something is protected.
              Without -g that is from iteration 2 on
@@ -69,6 +70,14 @@ pub(crate) struct DirtyLog {
     /// Seed of all that is random
     #[arg(short = 'r', long, value_name = "SEED", default_value_t = 1)]
     pub(crate) seed: u64,
+
+    /// Split all blocks once the log is on, rather than each by the first write to it (KVM: eager page splitting)
+    #[arg(long)]
+    pub(crate) eager_page_split: bool,
+
+    /// Let hardware keep the log: its dirty state is the mark, and writes take no fault (KVM: PML; arm64: FEAT_HAFDBS)
+    #[arg(long)]
+    pub(crate) hardware_log: bool,
 
     /// Percentage of accesses that write
     #[arg(short = 'w', long, value_name = "PERCENT", default_value_t = 100)]

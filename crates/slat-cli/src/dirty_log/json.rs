@@ -19,6 +19,8 @@ struct Parameters<'a> {
     seed: u64,
     overlap: bool,
     manual_protect: bool,
+    eager_page_split: bool,
+    hardware_log: bool,
     run_while_disabling: bool,
     #[serde(flatten)]
     common: Common<'a>,
@@ -31,6 +33,7 @@ struct RunObject {
     format: &'static str,
     populate_s: f64,
     enable_s: f64,
+    split_s: Option<f64>,
     iterations: Vec<IterationObject>,
     disable_s: f64,
     verified: Option<bool>,
@@ -60,6 +63,8 @@ pub(crate) fn text(plan: &Plan, runs: &[Run]) -> Result<String, Failure> {
         seed: plan.seed,
         overlap: plan.overlap,
         manual_protect: plan.manual,
+        eager_page_split: plan.splits_ahead,
+        hardware_log: plan.by_hardware,
         run_while_disabling: plan.run_while_disabling,
         common: Common::of(&plan.setting),
     };
@@ -73,6 +78,7 @@ fn run_object(run: &Run) -> RunObject {
         format: run.format,
         populate_s: run.populate.as_secs_f64(),
         enable_s: run.enable.as_secs_f64(),
+        split_s: run.split.as_ref().map(Duration::as_secs_f64),
         iterations: run.iterations.iter().map(iteration_object).collect(),
         disable_s: run.disable.as_secs_f64(),
         verified: run.verified.map(|_| true),

@@ -1,7 +1,7 @@
 //! One run: the phases of KVM's dirty_log_perf_test, timed.
 
 use slat::addr::GpaRange;
-use slat::vm::{LogMode, VmRef};
+use slat::vm::VmRef;
 use slat_machine::Machine;
 use slat_machine::program::Program;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(crate) struct Run {
     pub(crate) memory: GpaRange,
     pub(crate) populate: Duration,
     pub(crate) enable: Duration,
+    /// `None` where the first write to each block splits it.
+    pub(crate) split: Option<Duration>,
     pub(crate) iterations: Vec<Iteration>,
     pub(crate) disable: Duration,
     /// Pages that the live phase of the verification copied while the guest wrote, if there was one.
@@ -38,6 +40,7 @@ impl Run {
         let mut median = repeats.last()?.clone();
         median.populate = median_of(&repeats, |run| run.populate);
         median.enable = median_of(&repeats, |run| run.enable);
+        median.split = median.split.map(|_| median_of(&repeats, |run| run.split.unwrap_or_default()));
         median.disable = median_of(&repeats, |run| run.disable);
         for (index, iteration) in median.iterations.iter_mut().enumerate() {
             iteration.dirty = median_of(&repeats, |run| run.iterations[index].dirty);
@@ -64,6 +67,7 @@ pub(crate) struct Iteration {
 pub(crate) struct Measured {
     populate: Duration,
     enable: Duration,
+    split: Option<Duration>,
     iterations: Vec<Iteration>,
     verified: Option<u64>,
     disable: Duration,
@@ -74,6 +78,7 @@ pub(crate) struct Phases<'p> {
     plan: &'p Plan,
     case: &'p Case<'p>,
     program: Program,
+    memory: GpaRange,
 }
 
 impl<'p> Phases<'p> {
@@ -81,10 +86,10 @@ impl<'p> Phases<'p> {
     pub(crate) fn run(plan: &'p Plan, case: &'p Case<'p>) -> Result<Run, Failure> {
         let Case { format, vcpus, locking, .. } = *case;
         let memory = plan.setting.memory(format, plan.bytes(vcpus))?;
-        let test = Self { plan, case, program: plan.program(format, vcpus)? };
+        let test = Self { plan, case, program: plan.program(format, vcpus)?, memory };
         let (measured, footprint) = Rig { setting: &plan.setting, case, memory, slots: plan.slots, test }.run()?;
-        let Measured { populate, enable, iterations, verified, disable } = measured;
-        Ok(Run { format, vcpus, locking, memory, populate, enable, iterations, disable, verified, footprint })
+        let Measured { populate, enable, split, iterations, verified, disable } = measured;
+        Ok(Run { format, vcpus, locking, memory, populate, enable, split, iterations, disable, verified, footprint })
     }
 
     fn iteration<R: VmRef>(
@@ -119,8 +124,14 @@ impl Test for Phases<'_> {
         self.case.say("populate");
         let populate = guest.pass(&program.populate(), 0)?;
         self.case.say("enable");
-        let mode = if plan.manual { LogMode::InitiallySet } else { LogMode::Protect };
-        let (enable, ()) = timed(|| manager.set_log(Some(mode)))?;
+        let (enable, ()) = timed(|| manager.set_log(Some(plan.log_mode())))?;
+        let split = match plan.splits_ahead {
+            true => {
+                self.case.say("split");
+                Some(timed(|| manager.split(self.memory))?.0)
+            }
+            false => None,
+        };
         let mut copy = plan.setting.verify.then(|| Copy::everything(machine)).transpose()?;
 
         let mut iterations = Vec::new();
@@ -146,6 +157,6 @@ impl Test for Phases<'_> {
             true => guest.beside(program, next_pass + (1 << 32), || off(manager))?,
             false => off(manager)?,
         };
-        Ok(Measured { populate, enable, iterations, verified, disable })
+        Ok(Measured { populate, enable, split, iterations, verified, disable })
     }
 }

@@ -1,5 +1,6 @@
 //! What a call of `slat dirty-log` asks for, checked before anything is run.
 
+use slat::vm::LogMode;
 use slat_machine::program::{Order, Program};
 
 use crate::arguments::{DirtyLog, DirtyLogPlant as Plant};
@@ -21,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) overlap: bool,
     pub(crate) manual: bool,
+    pub(crate) splits_ahead: bool,
+    pub(crate) by_hardware: bool,
     pub(crate) run_while_disabling: bool,
     pub(crate) plant: Option<Plant>,
 }
@@ -42,6 +45,8 @@ impl Plan {
             seed: options.seed,
             overlap: options.overlap,
             manual: !options.no_manual_protect,
+            splits_ahead: options.eager_page_split,
+            by_hardware: options.hardware_log,
             run_while_disabling: options.run_while_disabling,
             plant: options.plant,
         };
@@ -53,6 +58,15 @@ impl Plan {
     pub(crate) fn bytes(&self, vcpus: u32) -> u64 {
         let bytes = self.setting.bytes;
         if self.overlap { bytes } else { bytes.saturating_mul(u64::from(vcpus)) }
+    }
+
+    /// How the log is kept.
+    pub(crate) fn log_mode(&self) -> LogMode {
+        match (self.by_hardware, self.manual) {
+            (true, _) => LogMode::Hardware,
+            (false, true) => LogMode::InitiallySet,
+            (false, false) => LogMode::Protect,
+        }
     }
 
     /// The program that the vCPUs run.
@@ -81,6 +95,12 @@ impl Plan {
         }
         self.setting.check(|vcpus| self.bytes(vcpus), self.setting.verify)?;
         for format in &self.setting.formats {
+            if self.by_hardware && !formats::hardware_dirty(format)? {
+                let able = formats::NAMES.iter().filter(|name| formats::hardware_dirty(name).unwrap_or(false));
+                let able = able.copied().collect::<Vec<_>>().join(", ");
+                let what = format!("{format} has no dirty state that hardware sets; of --format, there are: {able}");
+                return Err(Failure::option("--hardware-log", what));
+            }
             let page = formats::geometry(format)?.page_size();
             let mut pages = self.setting.vcpus.iter().map(|&vcpus| self.bytes(vcpus) / page);
             if let Some(pages) = pages.find(|pages| !pages.is_multiple_of(u64::from(self.slots))) {

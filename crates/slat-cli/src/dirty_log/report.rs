@@ -25,7 +25,11 @@ fn single(plan: &Plan, run: &Run) {
     say!("Testing format: {}, {bits} bits of guest physical address, locking: {}", run.format, run.locking.name());
     say!("guest physical test memory: [{:#x}, {:#x})", run.memory.start().get(), run.memory.end().get());
     say!("Populate memory time: {}", seconds(run.populate));
-    say!("Enabling dirty logging time: {}\n", seconds(run.enable));
+    say!("Enabling dirty logging time: {}", seconds(run.enable));
+    if let Some(split) = run.split {
+        say!("Splitting blocks time: {}", seconds(split));
+    }
+    say!("");
     for (number, iteration) in run.iterations.iter().enumerate().map(|(index, iteration)| (index + 1, iteration)) {
         say!("Iteration {number} dirty memory time: {}", seconds(iteration.dirty));
         say!("Iteration {number} get dirty log time: {}", seconds(iteration.get));

@@ -1,14 +1,14 @@
 //! The main thread's side of the VM: slots, and the log read and taken slot by slot.
 
-use slat::addr::{GpaRange, HostAddress};
+use slat::addr::{GpaRange, HostAddress, Level};
 use slat::host::SlotId;
 use slat::vm::{Budget, Collapse, LogMode, NewSlot, Pages, SlotError, SlotFlags, Teardown, VmRef, Worker};
 
 use crate::failure::{Failure, engine};
 use crate::locking::Gate;
 
-/// Entries between two steps of a collapse: a few tables.
-const COLLAPSE_STEP: Budget = Budget::entries(8 * 512);
+/// Entries between two steps of a collapse or a split: a few tables.
+const STEP: Budget = Budget::entries(8 * 512);
 
 /// A worker behind a gate, and the bitmaps of its slots.
 pub(crate) struct Manager<'g, R: VmRef> {
@@ -49,6 +49,17 @@ impl<'g, R: VmRef> Manager<'g, R> {
         for number in 0..self.bitmaps.len() as u32 {
             while !self.until_not_busy(|worker| worker.set_flags(SlotId(number), flags, Budget::UNLIMITED))?.is_done() {
             }
+        }
+        Ok(())
+    }
+
+    /// Splits all blocks of `memory` to pages.
+    pub(crate) fn split(&mut self, memory: GpaRange) -> Result<(), Failure> {
+        let mut rest = Some(memory);
+        while let Some(range) = rest {
+            let _inside = self.gate.operation();
+            let progress = self.worker.split(range, Level::PAGE, STEP).map_err(engine)?;
+            rest = progress.next.map(|next| range.from(next));
         }
         Ok(())
     }
@@ -98,7 +109,7 @@ impl<'g, R: VmRef> Manager<'g, R> {
         let mut rest = Some(memory);
         while let Some(range) = rest {
             let _inside = self.gate.operation();
-            let progress = self.worker.collapse(range, how, COLLAPSE_STEP).map_err(engine)?;
+            let progress = self.worker.collapse(range, how, STEP).map_err(engine)?;
             rest = progress.next.map(|next| range.from(next));
             while self.worker.reclaim(Budget::UNLIMITED).awaiting > 0 {
                 std::thread::yield_now();

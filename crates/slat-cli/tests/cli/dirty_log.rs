@@ -68,6 +68,10 @@ fn every_way_of_dirtying_and_taking_is_verified() {
         &["--repeat", "2"],
         &["--prefault"],
         &["--format", "ept", "-g"],
+        &["--eager-page-split", "-v", "2"],
+        &["--eager-page-split", "-g", "-a"],
+        &["--hardware-log", "--format", "arm64-4k-hd"],
+        &["--hardware-log", "--format", "ept-ad", "-g", "--eager-page-split"],
     ] {
         let size = if arguments.contains(&"-b") { &["--verify"][..] } else { &["--verify", "-b", "4M"] };
         let object = json(&[size, arguments].concat());
@@ -75,6 +79,23 @@ fn every_way_of_dirtying_and_taking_is_verified() {
         assert_eq!((&run["verified"], &run["tables_after_teardown"]), (&true.into(), &0.into()), "{arguments:?}");
         assert_eq!(run["iterations"][0]["clear_s"].is_null(), arguments.contains(&"-g"), "{arguments:?}");
     }
+}
+
+#[test]
+fn blocks_are_split_ahead_or_by_hardwares_log_not_at_all() {
+    let flushes = |arguments: &[&str]| {
+        let object = json(&[&["-b", "64M", "--locking", "lock-free", "-s", "anonymous_thp"], arguments].concat());
+        (object["runs"][0]["tlb_flushes"].as_u64().expect("a number"), object["runs"][0]["split_s"].is_f64())
+    };
+    let ((by_faults, timed), (ahead, timed_ahead)) = (flushes(&[]), flushes(&["--eager-page-split"]));
+    assert_eq!((timed, timed_ahead), (false, true));
+    assert!(by_faults >= 32 && ahead < 16, "32 blocks: {by_faults} flushes by faults, {ahead} ahead");
+}
+
+#[test]
+fn hardwares_log_wants_a_format_that_has_it() {
+    assert_refused("dirty-log", &["-b", "2M", "--hardware-log"], 2, "--hardware-log");
+    assert_refused("dirty-log", &["-b", "2M", "--hardware-log", "--format", "ept-ad,ept"], 2, "arm64-4k-hd, ept-ad");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Blocks under the dirty log: a write splits its block, and only the page written is reported.
 
-use slat::addr::Gpa;
+use slat::addr::{Gpa, Level};
 use slat::host::SlotId;
-use slat::vm::Budget;
+use slat::vm::{Budget, Collapse};
 use slat_machine::memory::Source;
 
 use super::common::*;
@@ -154,4 +154,73 @@ fn a_guest_sees_its_memory_whatever_size_of_leaf_maps_it() {
             worker.top_up(8).unwrap();
         }
     });
+}
+
+/// As a migration begins: the log is turned on, and no write waits for a table.
+#[test]
+fn blocks_split_ahead_leave_faults_nothing_to_split() {
+    let machine = machine(8 * MIB, Source::AnonymousThp, 1);
+    let vm = vm_with_memory(&machine, BASE);
+    let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
+    (0..2048).for_each(|page| vcpu.store(page_gpa(BASE, page), page).unwrap());
+    set_flags(&mut worker, SLOT, LOGGED, Budget::UNLIMITED);
+    assert_eq!(worker.split(range(BASE, 8 * MIB), Level::PAGE, Budget::UNLIMITED).unwrap().changed, 4);
+    assert_eq!(vm.statistics().leaves[..2], [2048, 0]);
+    assert_tables_agree(&vm);
+    let before = (vm.statistics().splits, vcpu.counts());
+    for page in 0..2048 {
+        assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(page));
+        vcpu.store(page_gpa(BASE, page), page + 1).unwrap();
+    }
+    let faults = vcpu.counts() - before.1;
+    assert_eq!((faults.relaxed, faults.faults, vm.statistics().splits), (2048, 2048, before.0));
+    let mut bitmap = bitmap_for(all_pages(&machine));
+    assert_eq!(worker.get_dirty(SLOT, all_pages(&machine), &mut bitmap), Ok(2048));
+}
+
+/// A worker splits in steps while guests write, another one harvests, and a third one makes blocks of it all again.
+#[test]
+fn guests_go_on_while_blocks_are_split_ahead() {
+    const VCPUS: u32 = 2;
+    let machine = machine(4 * BLOCK, Source::AnonymousThp, VCPUS);
+    let vm = vm_with_memory(&machine, BASE);
+    let stage = Stage::default();
+    std::thread::scope(|scope| {
+        let _curtain = stage.curtain();
+        for id in 0..VCPUS {
+            let mut value = 0;
+            stage.guest(scope, &vm, id, move |vcpu| {
+                value += 1;
+                let pages = || (u64::from(id)..2048).step_by(VCPUS as usize * 37);
+                pages().for_each(|page| vcpu.store(page_gpa(BASE, page), value).unwrap());
+                pages().for_each(|page| assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(value)));
+            });
+        }
+        let mut splitter = worker(&vm);
+        let split = scope.spawn({
+            let stage = &stage;
+            move || {
+                let mut split = 0;
+                while stage.goes_on() {
+                    split += splitter.split(range(BASE, 4 * BLOCK), Level::PAGE, Budget::UNLIMITED).unwrap().changed;
+                    splitter.reclaim(Budget::UNLIMITED);
+                }
+                split
+            }
+        });
+        let mut worker = worker(&vm);
+        for _ in 0..60 {
+            set_flags(&mut worker, SLOT, LOGGED, Budget::UNLIMITED);
+            stage.let_guests_act(1);
+            let mut bitmap = bitmap_for(all_pages(&machine));
+            harvest(&mut worker, SLOT, all_pages(&machine), &mut bitmap, Budget::UNLIMITED).unwrap();
+            set_flags(&mut worker, SLOT, UNLOGGED, Budget::UNLIMITED);
+            step_over(range(BASE, 4 * BLOCK), |part| worker.collapse(part, Collapse::Lazily, Budget::UNLIMITED));
+            worker.reclaim(Budget::UNLIMITED);
+            stage.let_guests_act(1);
+        }
+        drop(_curtain);
+        assert!(split.join().unwrap() > 0);
+    });
+    assert_tables_agree(&vm);
 }

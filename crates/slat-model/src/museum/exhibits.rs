@@ -20,6 +20,15 @@ pub const EXHIBITS: &[Exhibit] = &[
     exhibit("r1_a_split_whose_flush_does_nothing", split_fault::WRITE_BESIDE, NoFlush, All, &["T1:"]),
     exhibit("r1_a_split_whose_flush_has_the_wrong_level", split_fault::READ_BESIDE, FlushesLevelBelow, All, &["T1:"]),
     exhibit("r1_a_block_cleared_without_a_break", split_fault::CLEAR, NothingBreaks, All, &["T1:"]),
+    exhibit("r1_splitting_ahead_without_a_break", split_fault::AHEAD, NothingBreaks, All, &["T1:"]),
+    exhibit(
+        "r1_splitting_ahead_with_a_flush_of_the_first_page",
+        split_fault::AHEAD_TWICE,
+        FlushesFirstPage,
+        All,
+        &["T1:"],
+    ),
+    exhibit("r1_splitting_ahead_that_does_not_wait", split_fault::AHEAD_UNMAP, LateFlush, All, &["T1:"]),
     exhibit("r2_a_section_that_is_not_marked", reclaim::TABLE, Unmade(Shape::Section), Both, &["M4:", "M1:"]),
     exhibit(
         "r2_a_section_that_is_not_marked_beside_slots",

@@ -4,9 +4,12 @@ use slat::vm::Pages;
 
 use crate::book;
 use crate::run::{Scenario, all_three, both};
-use crate::stage::{ALL, LOGGED, MARKED, PLAIN, READ, SLOT, Stage, WRITE, harvest, set_flags, unmap};
+use crate::stage::{
+    ALL, LOGGED, MARKED, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, harvest, reclaim_and_drop, set_flags, split,
+    unmap,
+};
 use crate::tool::{Loom, Shuttle, Tool};
-use crate::world::Setup;
+use crate::world::{REGION, Setup};
 
 /// A write splits the block that another guest reads.
 pub const READ_BESIDE: Scenario = Scenario::new("split_fault/read", read_beside::<Loom>, read_beside::<Shuttle>);
@@ -23,6 +26,22 @@ pub const CLEAR: Scenario = Scenario::new("split_fault/clear", clear::<Loom>, cl
 
 /// A write splits the block of which a worker unmaps a part, splitting it, too.
 pub const UNMAP: Scenario = Scenario::new("split_fault/unmap", with_unmap::<Loom>, with_unmap::<Shuttle>);
+
+/// A worker splits ahead while a guest that has the block cached writes.
+pub const AHEAD: Scenario = Scenario::new("split_fault/ahead", ahead::<Loom>, ahead::<Shuttle>);
+
+/// A worker splits ahead two blocks, the second of which another one unmaps in part.
+pub const AHEAD_UNMAP: Scenario =
+    Scenario::new("split_fault/ahead_unmap", ahead_of_unmap::<Loom>, ahead_of_unmap::<Shuttle>).with_preemptions(1);
+
+/// A worker splits ahead while another one takes the log and a guest writes.
+pub const AHEAD_HARVEST: Scenario =
+    Scenario::new("split_fault/ahead_harvest", ahead_of_harvest::<Loom>, ahead_of_harvest::<Shuttle>)
+        .with_preemptions(1);
+
+/// Two workers split the same two blocks.
+pub const AHEAD_TWICE: Scenario =
+    Scenario::new("split_fault/ahead_twice", ahead_by_two::<Loom>, ahead_by_two::<Shuttle>);
 
 fn read_beside<T: Tool>() {
     let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
@@ -108,4 +127,98 @@ fn with_unmap<T: Tool>() {
     );
     stage.last_harvest(&mut worker);
     stage.close(worker);
+}
+
+fn ahead<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, WRITE);
+    set_flags(&mut worker, MARKED);
+    stage.world.log_begins();
+    worker.top_up(1).expect("there is memory");
+    let (_, mut worker) = both::<T, _, _>(
+        move || {
+            guest.try_access(0, WRITE);
+            guest.fault_once(1, WRITE);
+        },
+        move || {
+            split(&mut worker, 0, REGION);
+            worker
+        },
+    );
+    check_split_once(&stage);
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn ahead_of_unmap<T: Tool>() {
+    let (stage, mut worker, mut other) = two_blocks::<T>();
+    let (worker, other) = both::<T, _, _>(
+        move || {
+            split(&mut worker, 0, 2 * REGION);
+            worker
+        },
+        move || {
+            unmap(&mut other, REGION, REGION + 1);
+            other
+        },
+    );
+    reclaim_and_drop(other);
+    stage.close(worker);
+}
+
+fn ahead_of_harvest<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
+    let (mut guest, mut splitter) = (stage.guest(0), stage.worker());
+    guest.reach(1, READ);
+    splitter.top_up(1).expect("there is memory");
+    let world = stage.world.clone();
+    let (_, splitter, mut worker) = all_three::<T, _, _, _>(
+        move || guest.fault_once(0, WRITE),
+        move || {
+            split(&mut splitter, 0, REGION);
+            splitter
+        },
+        move || {
+            harvest(&world, &mut worker, world.all_pages());
+            worker
+        },
+    );
+    drop(splitter);
+    check_split_once(&stage);
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn ahead_by_two<T: Tool>() {
+    let (stage, mut worker, mut other) = two_blocks::<T>();
+    let (worker, other) = both::<T, _, _>(
+        move || {
+            split(&mut worker, 0, 2 * REGION);
+            worker
+        },
+        move || {
+            split(&mut other, 0, 2 * REGION);
+            other
+        },
+    );
+    let statistics = stage.vm.statistics();
+    let counted = (statistics.splits, statistics.leaves[0], statistics.leaves[1]);
+    if counted != (2, 8, 0) {
+        book::report(format_args!("S1: splits, pages and blocks, of two blocks: {counted:?}"));
+    }
+    drop(other);
+    stage.close(worker);
+}
+
+/// Two blocks that are mapped and cached, and two workers with tables for both.
+fn two_blocks<T: Tool>() -> (Stage<T>, ModelWorker<T>, ModelWorker<T>) {
+    let (stage, mut worker) = Stage::<T>::new(Setup { count: 2 * REGION, ..Setup::block() }, PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, WRITE);
+    guest.reach(REGION, WRITE);
+    let mut other = stage.worker();
+    worker.top_up(2).expect("there is memory");
+    other.top_up(2).expect("there is memory");
+    (stage, worker, other)
 }

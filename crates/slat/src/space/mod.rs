@@ -11,6 +11,7 @@ mod remove;
 mod selection;
 mod shard;
 mod split;
+mod split_ahead;
 
 pub(crate) use annotate::Divide;
 pub(crate) use group::Grouping;

@@ -26,18 +26,13 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     #[cold]
     pub(crate) fn split(self, position: Position<'s, H>, gpa: Gpa, cache: &mut Cache) -> Split {
         let format = self.space.format;
-        let Some(below) = position.level.below() else { return Split::Lost };
         let Some(table) = cache.pop() else { return Split::NoTable };
-        let mut child = Unlinked::new(&self.space.host, table);
-        let whole = format.decode(position.raw, position.level);
-        // Where the log withholds writing, a group would be dissolved by the write that splits, or by the next one.
-        let is_withheld = format.group_bits(below) > 0 && whole.may_write && !whole.permissions.write();
-        let grouping = if is_withheld { Grouping::Singles } else { Grouping::Groups };
-        self.populate(&mut child, whole, below, grouping);
-        let linked = format.table(table, position.level);
-        let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
-            child.write_series(0, 0);
+        let Some(linked) = self.child_of(position, table) else {
             cache.push(table);
+            return Split::Lost;
+        };
+        let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
+            self.take_back(table, cache);
             return Split::Lost;
         };
         if format.change(position.raw, linked, position.level) == Change::Free {
@@ -48,10 +43,38 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
             let flushed = gather.close(&self.space.host, self.tally);
             broken.make(&flushed, linked);
         }
-        self.tally.split();
-        self.tally.unmapped(position.level, 1);
-        self.tally.mapped(below, format.geometry().entries() as u64);
+        self.count_split(position.level);
         Split::Done
+    }
+
+    /// Fills `table`, a zeroed one that is linked nowhere, with what the leaf at `position` said; the word that links it.
+    /// None of a page.
+    #[inline(always)]
+    pub(super) fn child_of(self, position: Position<'s, H>, table: Hpa) -> Option<u64> {
+        let format = self.space.format;
+        let below = position.level.below()?;
+        let mut child = Unlinked::new(&self.space.host, table);
+        let whole = format.decode(position.raw, position.level);
+        // Where the log withholds writing, a group would be dissolved by the write that splits, or by the next one.
+        let is_withheld = format.group_bits(below) > 0 && whole.may_write && !whole.permissions.write();
+        let grouping = if is_withheld { Grouping::Singles } else { Grouping::Groups };
+        self.populate(&mut child, whole, below, grouping);
+        Some(format.table(table, position.level))
+    }
+
+    /// Gives a child back that was not linked.
+    #[cold]
+    pub(super) fn take_back(self, table: Hpa, cache: &mut Cache) {
+        Unlinked::new(&self.space.host, table).write_series(0, 0);
+        cache.push(table);
+    }
+
+    /// Counts one leaf of `level` that has become a table of leaves.
+    #[inline(always)]
+    pub(super) fn count_split(self, level: Level) {
+        self.tally.split();
+        self.tally.unmapped(level, 1);
+        self.tally.mapped(level.below().unwrap_or(Level::PAGE), self.space.geometry().entries() as u64);
     }
 
     /// Fills a table that is linked nowhere yet with the leaves of `below` that map what `whole` begins.

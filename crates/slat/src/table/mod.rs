@@ -7,7 +7,7 @@ mod tally;
 mod walk;
 
 pub(crate) use cache::Cache;
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Broken, Entry};
 pub(crate) use group::{Members, Singles};
 pub(crate) use tally::{Counts, Tally};
 pub(crate) use walk::{Position, Root, TableRef, Unlinked};

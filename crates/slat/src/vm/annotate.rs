@@ -3,7 +3,8 @@
 use core::fmt;
 
 use super::handle::{Handle, VmRef};
-use super::worker::{ENTRIES_PER_SECTION, RangeError, Removed, Worker};
+use super::step::Stepped;
+use super::worker::{ENTRIES_PER_SECTION, RangeError, Worker};
 use super::{Budget, Progress, Vcpu};
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::format::{Format, Kind};
@@ -68,7 +69,8 @@ impl<R: VmRef> Worker<R> {
         let word = space.format.annotation(annotation);
         // What a fault has looked up before is not published any more, even where the note is gone again by then (R4).
         space.shards.event(range);
-        self.until_topped_up(range, budget, |worker, range, left| worker.remove_leaving(range, word, left))
+        let note = |worker: &mut Self, range, left| worker.remove_leaving(range, word, left);
+        Ok(self.until_topped_up(range, budget, note)?)
     }
 
     /// Clears the annotations of `range`: faults are served there again. To be called until it is done. Allocates tables
@@ -76,7 +78,7 @@ impl<R: VmRef> Worker<R> {
     /// flushed.
     pub fn clear_annotations(&mut self, range: GpaRange, budget: Budget) -> Result<Progress, AnnotateError> {
         self.check(range)?;
-        self.until_topped_up(range, budget, Self::clear)
+        Ok(self.until_topped_up(range, budget, Self::clear)?)
     }
 
     /// What is noted at `gpa`, if anything is.
@@ -84,7 +86,7 @@ impl<R: VmRef> Worker<R> {
         self.handle.annotation(gpa)
     }
 
-    fn clear(&mut self, range: GpaRange, budget: u64) -> Removed {
+    fn clear(&mut self, range: GpaRange, budget: u64) -> Stepped {
         let Handle { vm, member } = &mut self.handle;
         let space = &vm.vm().space;
         let (mut changed, mut shortage) = (0, None);
@@ -93,29 +95,7 @@ impl<R: VmRef> Worker<R> {
         let most = budget.min(ENTRIES_PER_SECTION);
         let reached = visit.clear_annotations(range, &mut member.cache, most, (&mut changed, &mut shortage));
         let progress = Progress { next: reached.next, changed, widened: false };
-        Removed { progress, left: budget.saturating_sub(reached.visited.max(1)), shortage }
-    }
-
-    /// Repeats `step` as long as there is something to do and the budget lasts, and fetches the tables that it misses.
-    fn until_topped_up(
-        &mut self,
-        range: GpaRange,
-        budget: Budget,
-        mut step: impl FnMut(&mut Self, GpaRange, u64) -> Removed,
-    ) -> Result<Progress, AnnotateError> {
-        let (mut at, mut left, mut changed) = (range.start(), budget.get(), 0);
-        loop {
-            let taken = step(self, range.from(at), left);
-            changed += taken.progress.changed;
-            left = taken.left;
-            match taken.progress.next {
-                Some(next) if left > 0 => at = next,
-                next => return Ok(Progress { next, changed, widened: false }),
-            }
-            if let Some(tables) = taken.shortage {
-                self.top_up(tables)?;
-            }
-        }
+        Stepped { progress, left: budget.saturating_sub(reached.visited.max(1)), shortage }
     }
 }
 

@@ -18,7 +18,9 @@ mod moving;
 mod prefault;
 mod quick;
 mod slots;
+mod split;
 mod statistics;
+mod step;
 mod vcpu;
 mod worker;
 
@@ -35,6 +37,7 @@ pub use log::{Harvest, LogError, LogProgress, Pages};
 pub use lookup::Mapping;
 pub use prefault::PrefaultError;
 pub use slots::{LogMode, NewSlot, SlotError, SlotFlags};
+pub use split::SplitError;
 pub use statistics::Statistics;
 pub use vcpu::Vcpu;
 pub use worker::{RangeError, Reclaim, Teardown, Worker};

@@ -5,6 +5,7 @@ use core::fmt;
 use super::dirty::Log;
 use super::handle::{Handle, JoinError, VmRef};
 use super::slots::{Change, LogMode, NewSlot, Slot, SlotError, SlotFlags, Unfinished, Walk};
+use super::step::Stepped;
 use super::{Budget, Progress};
 use crate::addr::{Gpa, GpaRange};
 use crate::format::Format;
@@ -388,7 +389,7 @@ impl<R: VmRef> Worker<R> {
     }
 
     /// Removes what `range` maps and leaves `word` behind: 0, or an annotation.
-    pub(super) fn remove_leaving(&mut self, range: GpaRange, word: u64, budget: u64) -> Removed {
+    pub(super) fn remove_leaving(&mut self, range: GpaRange, word: u64, budget: u64) -> Stepped {
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
         let space = &vm.space;
@@ -424,20 +425,11 @@ impl<R: VmRef> Worker<R> {
                 Some(next) if left > 0 && shortage.is_none() => at = next,
                 next => {
                     progress.next = next;
-                    return Removed { progress, left, shortage };
+                    return Stepped { progress, left, shortage };
                 }
             }
         }
     }
-}
-
-/// What a removal came to.
-pub(super) struct Removed {
-    pub(super) progress: Progress,
-    /// What is left of the budget.
-    pub(super) left: u64,
-    /// Tables that are missing where it stopped, if it stopped for that.
-    pub(super) shortage: Option<usize>,
 }
 
 impl<R: VmRef> fmt::Debug for Worker<R> {
