@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use slat::addr::{Gpa, GpaRange};
+use slat::addr::{Gpa, GpaRange, Level};
 use slat::vm::{Budget, Collapse, LogMode, Pages, SlotFlags, Worker};
 
 use super::{Linux, MEMORY, MEMORY_GPA};
@@ -19,6 +19,8 @@ pub(super) struct Journal {
     pub(super) dirty: Vec<u64>,
     /// How often logging was turned on.
     pub(super) enabled: u64,
+    /// Blocks split ahead of the guest's writes.
+    pub(super) split: u64,
     /// Tables collapsed.
     pub(super) collapsed: u64,
     /// Units that were moved.
@@ -70,7 +72,13 @@ impl Manager {
 
     fn step(&mut self, step: u64) {
         match step % ROUND {
-            0 => self.set_log(Some(LogMode::Protect)),
+            0 => {
+                self.set_log(Some(LogMode::Protect));
+                // Every other time; else the guest's writes split.
+                if step.is_multiple_of(2 * ROUND) {
+                    self.split();
+                }
+            }
             at if at < LOGGED && at.is_multiple_of(2) => self.harvest(step),
             LOGGED => {
                 self.harvest(step);
@@ -107,6 +115,11 @@ impl Manager {
             dirty.unwrap_or_else(|error| panic!("get: {error}"))
         };
         self.linux.journal.lock().dirty.push(dirty);
+    }
+
+    fn split(&mut self) {
+        let split = self.worker.split(self.linux.range, Level::PAGE, Budget::UNLIMITED);
+        self.linux.journal.lock().split += split.unwrap_or_else(|error| panic!("split: {error}")).changed;
     }
 
     fn collapse(&mut self) {

@@ -14,7 +14,12 @@ pub(super) fn print(linux: &Linux) {
     say!("slat-hv: linux: faults {}: {counts}", counts.faults());
     say!("slat-hv: linux: worst fault {} ({})", Ticks(counts.worst.0), counts.worst.1);
     say!("slat-hv: linux: dirty pages per harvest {:?}, logging on {} times", journal.dirty, journal.enabled);
-    say!("slat-hv: linux: splits {}, tables collapsed {}", statistics.splits, journal.collapsed);
+    say!(
+        "slat-hv: linux: splits {}, ahead of writes {}, tables collapsed {}",
+        statistics.splits,
+        journal.split,
+        journal.collapsed
+    );
     say!("slat-hv: linux: units moved {} of {} KiB", journal.moved, linux.unit.bytes() >> 10);
     say!(
         "slat-hv: linux: flushes of leaves {}, tables {}, everything {}; retried inside {}",

@@ -4,10 +4,10 @@ use alloc::format;
 use alloc::vec;
 
 use slat::addr::{Gpa, GpaRange, Level};
-use slat::vm::{Budget, Collapse, LogMode, Pages};
+use slat::vm::{Budget, Collapse, LogMode, Pages, Worker};
 
 use super::Verdict;
-use crate::memory::{PAGE_SHIFT, Unit};
+use crate::memory::{GuestVm, PAGE_SHIFT, Unit};
 use crate::payload::Program;
 use crate::stage::{BLOCK, DATA, DATA_GPA, PAGE, STEP, Settings, Stage, ensure};
 
@@ -28,10 +28,7 @@ pub(super) fn split_and_collapse(settings: Settings) -> Verdict {
             ensure!(harvest.map_err(|error| format!("harvest: {error}"))?.is_done(), "the harvest is not done");
             stage.set_log(&mut worker, None)?;
             let how = if round % 2 == 0 { Collapse::InPlace } else { Collapse::Lazily };
-            let mut next = Some(stage.range().start());
-            while let Some(at) = next {
-                next = worker.collapse(stage.range().from(at), how, STEP).map_err(|error| format!("{error}"))?.next;
-            }
+            collapse(&stage, &mut worker, how)?;
             let _ = worker.reclaim(STEP);
         }
         stage.wait_for_passes(1);
@@ -49,6 +46,44 @@ pub(super) fn split_and_collapse(settings: Settings) -> Verdict {
     stage.pass(stage.all(Program::Read, 0))?;
     drop(worker);
     stage.finish()
+}
+
+/// Blocks are split ahead of the writes to them, under a log, beside guests that write; no write splits one then.
+pub(super) fn split_ahead(settings: Settings) -> Verdict {
+    let stage = Stage::new(settings, Unit::BLOCK, BYTES)?;
+    let mut worker = stage.worker();
+    stage.churn(&|_, _, _| false, || {
+        for _ in 0..3 {
+            stage.wait_for_passes(1);
+            stage.set_log(&mut worker, Some(LogMode::InitiallySet))?;
+            let split = worker.split(stage.range(), Level::PAGE, Budget::UNLIMITED);
+            let split = split.map_err(|error| format!("split: {error}"))?;
+            ensure!(split.is_done() && split.changed == BYTES / BLOCK, "of {} blocks: {split:?}", BYTES / BLOCK);
+            let before = stage.vm.statistics().splits;
+            stage.wait_for_passes(1);
+            let mut bitmap = vec![0; (BYTES / PAGE / 64) as usize];
+            let pages = Pages { first: 0, count: BYTES / PAGE };
+            let harvest = worker.harvest(DATA, pages, &mut bitmap, Budget::UNLIMITED);
+            ensure!(harvest.map_err(|error| format!("harvest: {error}"))?.is_done(), "the harvest is not done");
+            stage.wait_for_passes(1);
+            ensure!(stage.vm.statistics().splits == before, "a write split a block that was split ahead");
+            stage.set_log(&mut worker, None)?;
+            collapse(&stage, &mut worker, Collapse::Lazily)?;
+            let _ = worker.reclaim(STEP);
+        }
+        Ok(())
+    })?;
+    drop(worker);
+    stage.finish()
+}
+
+/// Collapses all tables, to the end.
+fn collapse(stage: &Stage, worker: &mut Worker<&GuestVm>, how: Collapse) -> Verdict {
+    let mut next = Some(stage.range().start());
+    while let Some(at) = next {
+        next = worker.collapse(stage.range().from(at), how, STEP).map_err(|error| format!("{error}"))?.next;
+    }
+    Ok(())
 }
 
 /// Write protection of single pages inside blocks, beside guests that write to them.

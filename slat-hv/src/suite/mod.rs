@@ -37,7 +37,7 @@ const NEEDS_FAULTS: &str = "accessed-by-fault";
 /// The test that not every granule can pass.
 const NEEDS_LARGE_LEAVES: &str = "populate-gigabyte";
 
-const TESTS: [Test; 17] = [
+const TESTS: [Test; 18] = [
     ("populate-pages", populate::pages),
     ("populate-blocks", populate::blocks),
     (NEEDS_LARGE_LEAVES, populate::gigabyte),
@@ -46,6 +46,7 @@ const TESTS: [Test; 17] = [
     ("dirty-log-blocks", dirty::blocks),
     (NEEDS_DIRTY_STATE, dirty::by_hardware),
     ("split-and-collapse", blocks::split_and_collapse),
+    ("split-ahead", blocks::split_ahead),
     ("protect-parts-of-blocks", blocks::protect_parts),
     ("invalidate-pages", invalidate::pages),
     ("invalidate-blocks", invalidate::blocks),
