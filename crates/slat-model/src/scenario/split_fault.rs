@@ -5,11 +5,10 @@ use slat::vm::Pages;
 use crate::book;
 use crate::run::{Scenario, all_three, both};
 use crate::stage::{
-    ALL, LOGGED, MARKED, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, harvest, reclaim_and_drop, set_flags, split,
-    unmap,
+    ALL, LOGGED, MARKED, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, harvest, set_flags, split, two_workers, unmap,
 };
 use crate::tool::{Loom, Shuttle, Tool};
-use crate::world::{REGION, Setup};
+use crate::world::{REGION, Setup, World};
 
 /// A write splits the block that another guest reads.
 pub const READ_BESIDE: Scenario = Scenario::new("split_fault/read", read_beside::<Loom>, read_beside::<Shuttle>);
@@ -89,6 +88,21 @@ fn with_harvest<T: Tool>() {
 }
 
 fn clear<T: Tool>() {
+    beside_cached_write::<T>(0, |worker, world| {
+        let page = Pages { first: 0, count: 1 };
+        let progress = worker.clear_dirty(SLOT, page, &[1], ALL).expect("a logged slot");
+        assert!(progress.is_done(), "an unlimited budget is enough");
+        world.copied(page, 1);
+    });
+}
+
+fn ahead<T: Tool>() {
+    beside_cached_write::<T>(1, |worker, _| split(worker, 0, REGION));
+}
+
+/// A worker acts on a block that is marked and writable while a guest writes to its first page, as it has it cached, and to
+/// another one.
+fn beside_cached_write<T: Tool>(page: u64, act: fn(&mut ModelWorker<T>, &World<T>)) {
     let (stage, mut worker) = Stage::<T>::new(Setup::block(), PLAIN);
     let mut guest = stage.guest(0);
     guest.reach(0, WRITE);
@@ -99,16 +113,14 @@ fn clear<T: Tool>() {
     let (_, mut worker) = both::<T, _, _>(
         move || {
             guest.try_access(0, WRITE);
-            guest.fault_once(0, WRITE);
+            guest.fault_once(page, WRITE);
         },
         move || {
-            let page = Pages { first: 0, count: 1 };
-            let progress = worker.clear_dirty(SLOT, page, &[1], ALL).expect("a logged slot");
-            assert!(progress.is_done(), "an unlimited budget is enough");
-            world.copied(page, 1);
+            act(&mut worker, &world);
             worker
         },
     );
+    check_split_once(&stage);
     stage.last_harvest(&mut worker);
     stage.close(worker);
 }
@@ -129,41 +141,12 @@ fn with_unmap<T: Tool>() {
     stage.close(worker);
 }
 
-fn ahead<T: Tool>() {
-    let (stage, mut worker) = Stage::<T>::new(Setup::block(), PLAIN);
-    let mut guest = stage.guest(0);
-    guest.reach(0, WRITE);
-    set_flags(&mut worker, MARKED);
-    stage.world.log_begins();
-    worker.top_up(1).expect("there is memory");
-    let (_, mut worker) = both::<T, _, _>(
-        move || {
-            guest.try_access(0, WRITE);
-            guest.fault_once(1, WRITE);
-        },
-        move || {
-            split(&mut worker, 0, REGION);
-            worker
-        },
-    );
-    check_split_once(&stage);
-    stage.last_harvest(&mut worker);
-    stage.close(worker);
-}
-
 fn ahead_of_unmap<T: Tool>() {
-    let (stage, mut worker, mut other) = two_blocks::<T>();
-    let (worker, other) = both::<T, _, _>(
-        move || {
-            split(&mut worker, 0, 2 * REGION);
-            worker
-        },
-        move || {
-            unmap(&mut other, REGION, REGION + 1);
-            other
-        },
-    );
-    reclaim_and_drop(other);
+    let (stage, worker) = two_blocks::<T>();
+    let worker = two_workers(&stage, worker, split_both, |_, other| {
+        other.top_up(1).expect("there is memory");
+        unmap(other, REGION, REGION + 1);
+    });
     stage.close(worker);
 }
 
@@ -191,34 +174,26 @@ fn ahead_of_harvest<T: Tool>() {
 }
 
 fn ahead_by_two<T: Tool>() {
-    let (stage, mut worker, mut other) = two_blocks::<T>();
-    let (worker, other) = both::<T, _, _>(
-        move || {
-            split(&mut worker, 0, 2 * REGION);
-            worker
-        },
-        move || {
-            split(&mut other, 0, 2 * REGION);
-            other
-        },
-    );
+    let (stage, worker) = two_blocks::<T>();
+    let worker = two_workers(&stage, worker, split_both, split_both);
     let statistics = stage.vm.statistics();
     let counted = (statistics.splits, statistics.leaves[0], statistics.leaves[1]);
     if counted != (2, 8, 0) {
         book::report(format_args!("S1: splits, pages and blocks, of two blocks: {counted:?}"));
     }
-    drop(other);
     stage.close(worker);
 }
 
-/// Two blocks that are mapped and cached, and two workers with tables for both.
-fn two_blocks<T: Tool>() -> (Stage<T>, ModelWorker<T>, ModelWorker<T>) {
+/// Two blocks that are mapped and cached, and a worker with tables for both.
+fn two_blocks<T: Tool>() -> (Stage<T>, ModelWorker<T>) {
     let (stage, mut worker) = Stage::<T>::new(Setup { count: 2 * REGION, ..Setup::block() }, PLAIN);
     let mut guest = stage.guest(0);
     guest.reach(0, WRITE);
     guest.reach(REGION, WRITE);
-    let mut other = stage.worker();
     worker.top_up(2).expect("there is memory");
-    other.top_up(2).expect("there is memory");
-    (stage, worker, other)
+    (stage, worker)
+}
+
+fn split_both<T: Tool>(_: &World<T>, worker: &mut ModelWorker<T>) {
+    split(worker, 0, 2 * REGION);
 }
