@@ -339,6 +339,24 @@ fn r8_nothing_is_flushed_when_nothing_was_changed() {
 }
 
 #[test]
+fn r8_what_the_log_withholds_already_is_made_read_only_without_a_flush() {
+    let (vm, mut worker, mut vcpu) = vm_with_slot(BASE, 3 * BLOCK);
+    assert_eq!(vcpu.fault(gpa(BASE + 2 * BLOCK), WRITE), BLOCK_MAPPED);
+    pages_only(&vm);
+    (0..4).for_each(|page| assert_eq!(vcpu.fault(gpa(BASE + page * PAGE), WRITE), PAGE_MAPPED));
+    set_flags(&mut worker, LOGGED);
+    assert_eq!(vcpu.fault(gpa(BASE + 2 * PAGE), WRITE), Outcome::Relaxed { level: Level::PAGE });
+    let _ = worker.age(range(BASE, 3 * BLOCK), ALL).unwrap();
+    vm.host().take_flushes();
+    set_flags(&mut worker, READ_ONLY);
+    let page = Flush::Leaves { range: range(BASE + 2 * PAGE, PAGE), level: Hint::Level(Level::PAGE) };
+    assert_eq!(vm.host().take_flushes(), [page], "only what may be written to now, accessed or not");
+    for at in [BASE, BASE + 2 * PAGE, BASE + 2 * BLOCK] {
+        assert_eq!(vcpu.fault(gpa(at), WRITE), Outcome::Mmio, "what was withheld does not come back: {at:#x}");
+    }
+}
+
+#[test]
 fn r8_one_flush_of_the_exact_extent_a_batch() {
     let (vm, mut worker, mut vcpu) = vm_with_slot(BASE, 8 * BLOCK);
     let _ = (vcpu.fault(gpa(BASE + 2 * BLOCK), READ), vcpu.fault(gpa(BASE + 5 * BLOCK), READ));

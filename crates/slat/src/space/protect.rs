@@ -164,7 +164,11 @@ impl Protection {
                         if position.table.entry(index).change(raw, new).is_err() {
                             continue; // hardware or another thread was faster: look again
                         }
-                        Seen::widen(&mut seen.changed, seen.page);
+                        let extent = match narrows(format, raw, Level::PAGE) {
+                            true => &mut seen.changed,
+                            false => &mut seen.untouched,
+                        };
+                        Seen::widen(extent, seen.page);
                         self.changed += 1;
                     }
                 }
@@ -265,7 +269,7 @@ impl Protection {
             self.gather.leaf(changed, Level::PAGE);
         }
         if let Some(same) = seen.untouched.and_then(range) {
-            self.untouched = Some(self.untouched.map_or(same, |untouched| untouched.hull(same)));
+            self.leave(same);
         }
     }
 
@@ -380,7 +384,7 @@ impl Protection {
         level: Level,
     ) -> Option<usize> {
         let format = visit.space.format;
-        let mut is_dirty = false;
+        let (mut is_dirty, mut is_narrowed) = (false, false);
         let changed = visit.change_group(members, level, |raw| {
             let mut new = self.applied(format, raw, level);
             if self.what == What::Dirty {
@@ -389,15 +393,16 @@ impl Protection {
             }
             if new != raw {
                 self.raise(visit, first);
+                is_narrowed |= is_dirty || narrows(format, raw, level);
             }
             new
         });
         let span = visit.group_span(Gpa::new(first << visit.space.geometry().page_shift()), level);
-        if changed.count > 0 {
+        self.changed += changed.count;
+        if is_narrowed {
             self.gather.leaf(span, level);
-            self.changed += changed.count;
         } else {
-            self.untouched = Some(self.untouched.map_or(span, |untouched| untouched.hull(span)));
+            self.leave(span);
         }
         if is_dirty && level == Level::PAGE {
             // Which member hardware noted it in says nothing.
@@ -435,15 +440,18 @@ impl Protection {
         let mut raw = seen;
         while format.kind(raw, level) == Kind::Leaf {
             let new = self.applied(format, raw, level);
+            let span = visit.span(gpa, level);
             if new == raw {
-                let span = visit.span(gpa, level);
-                self.untouched = Some(self.untouched.map_or(span, |untouched| untouched.hull(span)));
+                self.leave(span);
                 return true;
             }
             self.raise(visit, first_page);
             match entry.change(raw, new) {
                 Ok(()) => {
-                    self.gather.leaf(visit.span(gpa, level), level);
+                    match narrows(format, raw, level) {
+                        true => self.gather.leaf(span, level),
+                        false => self.leave(span),
+                    }
                     self.changed += 1;
                     return true;
                 }
@@ -453,11 +461,22 @@ impl Protection {
         false
     }
 
+    /// Leaves in `span` had nothing to lose that may be cached, but for what others have not flushed yet (R8).
+    fn leave(&mut self, span: GpaRange) {
+        self.untouched = Some(self.untouched.map_or(span, |untouched| untouched.hull(span)));
+    }
+
     /// An operation waits at a locked entry only with its own gather closed (R4).
     fn wait<H: Host, F: Format>(&mut self, visit: Visit<'_, H, F>, position: Position<'_, H>) {
         self.close(visit);
         visit.wait_unlocked(position);
     }
+}
+
+/// Whether protecting the leaf takes something that may be cached: where the log withholds writing already, only the note
+/// that it may come back goes.
+fn narrows<F: Format>(format: F, raw: u64, level: Level) -> bool {
+    format.decode(raw, level).permissions.write()
 }
 
 /// What was seen of one table of pages: the page where to go on, and the first and last pages of two kinds.
