@@ -8,6 +8,8 @@ pub mod exemplar;
 mod fake;
 mod geometry;
 mod npt;
+#[cfg(test)]
+mod registers;
 mod riscv;
 
 pub use arm64::{
