@@ -243,3 +243,10 @@ fn r8_others_see_what_is_unflushed_and_its_owner_does_not() {
     shards.lower_unflushed(mine);
     assert!(!shards.unflushed_by_others(gib(0, 64), &nobody));
 }
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "stayed counted")]
+fn r8_a_gather_that_stays_counted_as_unflushed_complains() {
+    shards().raise_unflushed(Gpa::new(0), &mut Raised::none());
+}
