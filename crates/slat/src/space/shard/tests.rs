@@ -250,3 +250,95 @@ fn r8_others_see_what_is_unflushed_and_its_owner_does_not() {
 fn r8_a_gather_that_stays_counted_as_unflushed_complains() {
     shards().raise_unflushed(Gpa::new(0), &mut Raised::none());
 }
+
+/// Atomics that write down, for each thread, what is stored.
+mod noting {
+    extern crate std;
+
+    use crate::sync::{Atomics, Core, Ordering};
+    use alloc::vec::Vec;
+    use core::cell::RefCell;
+    use core::sync::atomic::AtomicU64;
+
+    std::thread_local! {
+        static NOTED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) struct Noting;
+
+    pub(super) struct Noted(AtomicU64);
+
+    /// What was stored since the last call.
+    pub(super) fn take() -> Vec<u64> {
+        NOTED.take()
+    }
+
+    fn noted(value: u64) -> u64 {
+        NOTED.with_borrow_mut(|noted| noted.push(value));
+        value
+    }
+
+    impl Noted {
+        fn load(&self, order: Ordering) -> u64 {
+            self.0.load(order)
+        }
+
+        fn store(&self, value: u64, order: Ordering) {
+            self.0.store(noted(value), order);
+        }
+
+        fn compare_exchange(&self, seen: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
+            self.0.compare_exchange(seen, noted(new), success, failure)
+        }
+
+        fn swap(&self, value: u64, order: Ordering) -> u64 {
+            self.0.swap(noted(value), order)
+        }
+
+        fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+            self.0.fetch_add(value, order)
+        }
+
+        fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
+            self.0.fetch_sub(value, order)
+        }
+
+        fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+            self.0.fetch_or(bits, order)
+        }
+
+        fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+            self.0.fetch_and(bits, order)
+        }
+    }
+
+    crate::forward_word!(Noted, |value| Noted(AtomicU64::new(value)));
+
+    impl Atomics for Noting {
+        type Word = Noted;
+        type Statistic = AtomicU64;
+
+        fn full_fence() {
+            Core::full_fence();
+        }
+
+        fn acquire_fence() {
+            Core::acquire_fence();
+        }
+
+        fn spin_hint() {}
+    }
+}
+
+#[test]
+fn r4_the_note_of_an_event_says_that_it_is_being_written_while_it_is() {
+    let shards = Shards::<noting::Noting>::new::<Fake>(TREE.geometry()).unwrap();
+    let packed = pack::range(pages(1, 2), TREE.geometry());
+    noting::take();
+    for number in [1, 2, 3, 8] {
+        shards.shards[0].memory.remember(number, packed);
+        let stored = noting::take();
+        assert_eq!(stored[1..], [packed, number << 1], "the range, then whose it is");
+        assert_eq!(stored[0] & 1, 1, "bit 0 while it is being written");
+    }
+}
