@@ -250,14 +250,29 @@ mod tests {
 
     #[test]
     fn a_log_of_hardwares_is_seen_from_every_range_that_has_some_of_it() {
-        let slots = of_all_kinds();
-        let snapshot = snapshot(&slots);
-        for (start, end) in (0..0xd).flat_map(|start| (start + 1..=0xd).map(move |end| (start << 12, end << 12))) {
-            let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
-            assert_eq!(snapshot.has_hardware_log(range), range.overlaps(slots[3].range), "{range}");
+        for kept in 0..4 {
+            let mut slots = of_all_kinds();
+            slots[3].flags.log = None;
+            slots[kept].flags.log = Some(crate::vm::slots::LogMode::Hardware);
+            let snapshot = snapshot(&slots);
+            for (start, end) in (0..0xd).flat_map(|start| (start + 1..=0xd).map(move |end| (start << 12, end << 12))) {
+                let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
+                assert_eq!(snapshot.has_hardware_log(range), range.overlaps(slots[kept].range), "{range}");
+            }
         }
         let none = Snapshot::<Core>::empty();
         assert!(!none.has_hardware_log(GpaRange::new(Gpa::new(0), Gpa::new(1 << 40)).unwrap()));
+    }
+
+    #[test]
+    fn r6_a_slot_that_has_moved_lives_and_has_all_of_its_log_marked() {
+        let to = GpaRange::new(Gpa::new(0x1_2000), Gpa::new(0x1_6000)).unwrap();
+        let [_, leaving, ..] = of_all_kinds();
+        let arrived = leaving.clone().arrived(to, 12).unwrap();
+        assert!(arrived.range == to && !arrived.dying && arrived.log.is_none());
+        let flags = SlotFlags { log: Some(crate::vm::slots::LogMode::Protect), ..leaving.flags };
+        let log = Slot { flags, ..leaving }.arrived(to, 12).unwrap().log.expect("it is logged");
+        assert_eq!((log.peek(0x12), log.is_armed()), (0b1111, true), "four pages");
     }
 
     #[test]
@@ -304,6 +319,7 @@ mod tests {
         assert_eq!(overlapping(0x1000, 0x2000), None);
         assert_eq!(overlapping(0x1000, 0x2001), Some(1));
         assert_eq!(overlapping(0x3000, 0x5000), Some(1));
+        assert_eq!(overlapping(0x3000, 0x6000), Some(1), "another begins where the range ends");
         assert_eq!(overlapping(0x4000, 0x6000), None);
         assert_eq!(overlapping(0x1000, 0x9000), Some(2));
         assert_eq!(overlapping(0x7000, 0x9000), None);
