@@ -206,5 +206,6 @@ impl Found {
 
 /// The regular expression for just this text.
 fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| (!c.is_alphanumeric() && c != ' ').then_some('\\').into_iter().chain([c])).collect()
+    const SPECIAL: &str = r"\.+*?()|[]{}^$#&-~";
+    text.chars().flat_map(|c| SPECIAL.contains(c).then_some('\\').into_iter().chain([c])).collect()
 }
