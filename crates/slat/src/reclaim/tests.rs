@@ -103,7 +103,7 @@ fn r2_shared_values_are_dropped_with_their_last_owner() {
 
 #[test]
 fn r2_a_version_is_freed_when_its_readers_are_gone() {
-    let domain = domain(1);
+    let mut domain = domain(1);
     let mut reader = domain.join().unwrap();
     let value = alloc::sync::Arc::new(());
     let versions = || alloc::sync::Arc::strong_count(&value) - 1;
@@ -116,6 +116,10 @@ fn r2_a_version_is_freed_when_its_readers_are_gone() {
     drop(section);
     assert!(retired.try_free(&domain).is_ok());
     assert_eq!(versions(), 1);
+    let retired = published.replace(Prepared::new((3, value.clone())).ok().unwrap(), &domain);
+    assert_eq!(versions(), 2);
+    retired.free_exclusive(&mut domain);
+    assert_eq!(versions(), 1, "nobody is left to wait for");
     drop(published);
     assert_eq!(versions(), 0);
 }
@@ -128,6 +132,11 @@ fn one_at_a_time_has_the_lock() {
     *guard += 1;
     drop(guard);
     assert_eq!(lock.try_lock().map(|guard| *guard), Some(8));
+}
+
+#[test]
+fn a_shortage_says_what_it_is() {
+    assert_eq!(alloc::format!("{OutOfMemory}"), "out of memory");
 }
 
 #[test]

@@ -32,12 +32,13 @@ struct Stage {
 const UNITS: Stage = Stage { package: "slat", tests: &["--lib"] };
 const RULES: Stage = Stage { package: "slat", tests: &["--test", "rules", "--test", "host_memory"] };
 const ENGINE: Stage = Stage { package: "slat", tests: &["--tests"] };
+const ALLOCATIONS: Stage = Stage { package: "slat-machine", tests: &["--test", "allocations"] };
 const WALKERS: Stage = Stage { package: "slat-machine", tests: &["--test", "format"] };
 
 const GROUPS: [Group; 4] = [
     Group { name: "shards", files: &["addr.rs", "tlb/*.rs", "space/shard.rs"], stages: &[UNITS, RULES, ENGINE] },
     Group { name: "slots", files: &["vm/slots/*.rs"], stages: &[UNITS, RULES, ENGINE] },
-    Group { name: "reclaim", files: &["reclaim/*.rs"], stages: &[UNITS, RULES, ENGINE] },
+    Group { name: "reclaim", files: &["reclaim/*.rs"], stages: &[UNITS, RULES, ENGINE, ALLOCATIONS] },
     Group { name: "formats", files: &FORMATS, stages: &[UNITS, WALKERS] },
 ];
 

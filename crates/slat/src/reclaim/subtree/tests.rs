@@ -136,6 +136,18 @@ fn r9_reclaim_visits_each_entry_once_and_as_many_as_it_may() {
 }
 
 #[test]
+fn r9_a_budget_is_for_all_subtrees_together() {
+    let domain = Domain::<Core>::new(1).unwrap();
+    let ((tables, _), tally, mut cache) = (tree(), Tally::new(), Cache::new());
+    let mut reader = domain.join().unwrap();
+    // The tables of pages, four entries each.
+    (5..21).for_each(|table| domain.limbo(&mut reader).push(numbered(table), domain.tag()));
+    let mut reclaim = |budget| domain.reclaim(&mut reader, (&tables, FORMAT), &tally, &mut cache, budget);
+    assert_eq!([reclaim(3), reclaim(6), reclaim(10), reclaim(44)], [3, 6, 10, 44]);
+    assert_eq!([reclaim(9), reclaim(9)], [1, 0], "the last entry");
+}
+
+#[test]
 fn r11_what_is_left_at_the_end_is_freed_whole() {
     for begun in [0, 30] {
         let mut domain = Domain::<Core>::new(1).unwrap();
