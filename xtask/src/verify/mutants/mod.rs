@@ -37,7 +37,7 @@ const WALKERS: Stage = Stage { package: "slat-machine", tests: &["--test", "form
 
 const GROUPS: [Group; 4] = [
     Group { name: "shards", files: &["addr.rs", "tlb/*.rs", "space/shard.rs"], stages: &[UNITS, RULES, ENGINE] },
-    Group { name: "slots", files: &["vm/slots/*.rs"], stages: &[UNITS, RULES, ENGINE] },
+    Group { name: "slots", files: &["vm/slots/*.rs"], stages: &[UNITS, RULES, ENGINE, ALLOCATIONS] },
     Group { name: "reclaim", files: &["reclaim/*.rs"], stages: &[UNITS, RULES, ENGINE, ALLOCATIONS] },
     Group { name: "formats", files: &FORMATS, stages: &[UNITS, WALKERS] },
 ];

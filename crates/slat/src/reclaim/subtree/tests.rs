@@ -1,7 +1,7 @@
 //! Limbo and taking apart, on a host that knows of each table what became of it.
 
 use super::*;
-use crate::format::{Fake, Leaf};
+use crate::format::{Fake, Leaf, Sv39x4};
 use crate::host::{MemoryType, Permissions};
 use crate::sync::Core;
 use crate::table::Counts;
@@ -16,14 +16,23 @@ const ROOT: Level = Level::new(2);
 const TABLES: usize = 21;
 const ENTRIES: u64 = 4 + 16 + 64;
 
+const LEAF: Leaf = Leaf {
+    hpa: Hpa::new(0x8000),
+    permissions: Permissions::ALL,
+    may_write: true,
+    memory: MemoryType::Normal,
+    accessed: true,
+};
+
 /// Tables by number, a page apart.
-struct Tables {
-    words: Vec<[AtomicU64; 4]>,
-    freed: RefCell<Vec<Hpa>>,
+struct Tables<const ENTRIES: usize> {
+    words: Vec<[AtomicU64; ENTRIES]>,
+    /// The first, and how many.
+    freed: RefCell<Vec<(Hpa, usize)>>,
 }
 
 // SAFETY: the tables are there as long as the host, whatever is freed.
-unsafe impl TableMemory for Tables {
+unsafe impl<const ENTRIES: usize> TableMemory for Tables<ENTRIES> {
     type Atomics = Core;
 
     fn allocate(&self, _: usize) -> Option<Hpa> {
@@ -31,8 +40,7 @@ unsafe impl TableMemory for Tables {
     }
 
     unsafe fn free(&self, table: Hpa, tables: usize) {
-        assert_eq!(tables, 1);
-        self.freed.borrow_mut().push(table);
+        self.freed.borrow_mut().push((table, tables));
     }
 
     unsafe fn words(&self, table: Hpa) -> &[AtomicU64] {
@@ -41,30 +49,26 @@ unsafe impl TableMemory for Tables {
 }
 
 /// A full tree; its root is table 0, the children of table `n` are `4n + 1` and those after it.
-fn tree() -> (Tables, Subtree) {
-    let leaf = Leaf {
-        hpa: Hpa::new(0x8000),
-        permissions: Permissions::ALL,
-        may_write: true,
-        memory: MemoryType::Normal,
-        accessed: true,
-    };
+fn tree() -> (Tables<4>, Subtree) {
     let entry = |table: usize, index: usize| match table {
         0..=4 => {
             let child = Hpa::new(((4 * table + 1 + index) as u64) << 12);
             FORMAT.table(child, if table == 0 { ROOT } else { Level::new(1) })
         }
-        _ => FORMAT.leaf(leaf, Level::PAGE),
+        _ => FORMAT.leaf(LEAF, Level::PAGE),
     };
     let words = (0..TABLES).map(|table| core::array::from_fn(|index| AtomicU64::new(entry(table, index)))).collect();
     (Tables { words, freed: RefCell::default() }, Subtree::new(FORMAT, Hpa::new(0), ROOT))
 }
 
-impl Tables {
+impl Tables<4> {
     /// Nothing is linked any more; each table comes after all those that were below it.
-    fn check(&self, freed: &[Hpa]) {
+    fn check(&self, freed: &[(Hpa, usize)]) {
         assert!(self.words.iter().flatten().all(|word| word.load(Ordering::Relaxed) == 0));
-        let place = |table: usize| freed.iter().position(|freed| freed.get() == (table as u64) << 12).expect("freed");
+        let place = |table: usize| {
+            let freed = freed.iter().position(|freed| *freed == (Hpa::new((table as u64) << 12), 1));
+            freed.expect("each is freed by itself")
+        };
         assert_eq!(freed.len(), TABLES);
         assert!((1..TABLES).all(|table| place(table) < place((table - 1) / 4)));
     }
@@ -126,7 +130,7 @@ fn r9_reclaim_visits_each_entry_once_and_as_many_as_it_may() {
         // What is left of it is no entry: the tables on the way back to the root.
         assert_eq!(domain.reclaim(&mut reader, (&tables, FORMAT), &tally, &mut cache, budget), 0);
         assert_eq!(domain.limbo(&mut reader).len(), 0);
-        let kept: Vec<_> = core::iter::from_fn(|| cache.pop()).collect();
+        let kept: Vec<_> = core::iter::from_fn(|| cache.pop()).map(|table| (table, 1)).collect();
         tables.check(&kept.into_iter().rev().collect::<Vec<_>>());
         assert!(tables.freed.borrow().is_empty(), "a handle keeps them while it has room");
         let counts = counted(&tally);
@@ -155,7 +159,7 @@ fn r11_what_is_left_at_the_end_is_freed_whole() {
         let mut reader = domain.join().unwrap();
         domain.limbo(&mut reader).push(subtree, domain.tag());
         assert_eq!(domain.reclaim(&mut reader, (&tables, FORMAT), &tally, &mut cache, begun), begun);
-        let kept: Vec<_> = core::iter::from_fn(|| cache.pop()).collect();
+        let kept: Vec<_> = core::iter::from_fn(|| cache.pop()).map(|table| (table, 1)).collect();
         tables.freed.borrow_mut().extend(kept.iter().rev());
         for limbo in domain.limbos() {
             drain_exclusive(limbo, &tables, FORMAT, &tally);
@@ -169,4 +173,24 @@ fn r11_what_is_left_at_the_end_is_freed_whole() {
     let ((tables, subtree), tally) = (tree(), Tally::new());
     take_apart_now(subtree, &tables, FORMAT, &tally);
     tables.check(&tables.freed.borrow());
+}
+
+#[test]
+fn r2_a_root_of_several_tables_is_taken_apart_to_its_last_entry() {
+    let format = Sv39x4::new();
+    let (level, entries) = (format.geometry().root_level(), [0, 511, 512, 1023, 1536, 2047]);
+    let words = (0..5).map(|_| core::array::from_fn(|_| AtomicU64::new(0))).collect();
+    let tables = Tables::<512> { words, freed: RefCell::default() };
+    // The root lies in tables 1 to 4.
+    for index in entries {
+        tables.words[1 + index / 512][index % 512].store(format.leaf(LEAF, level), Ordering::Relaxed);
+    }
+    let (domain, tally, mut cache) = (Domain::<Core>::new(1).unwrap(), Tally::new(), Cache::new());
+    let mut reader = domain.join().unwrap();
+    domain.limbo(&mut reader).push(Subtree::whole(format, Hpa::new(1 << 12)), domain.tag());
+    assert_eq!(domain.reclaim(&mut reader, (&tables, format), &tally, &mut cache, 5000), 2048);
+    assert!(tables.words.iter().flatten().all(|word| word.load(Ordering::Relaxed) == 0));
+    assert_eq!((tables.freed.take(), cache.len()), (alloc::vec![(Hpa::new(1 << 12), 4)], 0), "one allocation");
+    let counts = counted(&tally);
+    assert_eq!((counts.leaves()[2], counts.tables()), (6u64.wrapping_neg(), 4u64.wrapping_neg()));
 }

@@ -202,6 +202,13 @@ fn r4_slots_stay_while_their_memory_is_taken_back() {
     assert_eq!(stage.close_host(&mut other, memory(102, 103)), opened, "what was opened, in the same order");
     assert_eq!(stage.change(&mut writer, take_out(1)), Err(SlotError::Invalidated), "the other one is open");
     stage.close_host(&mut other, memory(102, 104));
+
+    // What is closed is what is named.
+    for memory in [memory(102, 103), memory(100, 101)] {
+        stage.open_host(&mut other, memory).unwrap();
+    }
+    stage.close_host(&mut other, memory(102, 103));
+    assert_eq!(stage.change(&mut writer, take_out(0)), Err(SlotError::Invalidated));
     stage.change(&mut writer, take_out(1)).unwrap();
 }
 
