@@ -209,13 +209,16 @@ macro_rules! range {
             /// Whether the two have an address in common.
             #[inline]
             pub const fn overlaps(self, other: Self) -> bool {
-                self.start.0 < other.end.0 && other.start.0 < self.end.0
+                let start = if self.start.0 > other.start.0 { self.start.0 } else { other.start.0 };
+                let end = if self.end.0 < other.end.0 { self.end.0 } else { other.end.0 };
+                start < end
             }
 
             /// What the two have in common; `None` when they do not overlap.
             #[inline]
             pub fn intersection(self, other: Self) -> Option<Self> {
-                self.overlaps(other).then(|| Self { start: self.start.max(other.start), end: self.end.min(other.end) })
+                let (start, end) = (self.start.max(other.start), self.end.min(other.end));
+                (start < end).then_some(Self { start, end })
             }
 
             /// The smallest range that covers both.
@@ -263,6 +266,7 @@ range! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     fn range(start: u64, end: u64) -> GpaRange {
         GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap()
@@ -279,7 +283,67 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_the_sets_of_their_addresses() {
+        let all = || (0..7).flat_map(|start| (start..7).map(move |end| range(start, end)));
+        let addresses =
+            |range: GpaRange| (0..8).filter(move |at| range.start().get() <= *at && *at < range.end().get());
+        for one in all() {
+            assert_eq!((one.len(), one.is_empty()), (addresses(one).count() as u64, addresses(one).next().is_none()));
+            for at in 0..8 {
+                assert_eq!(one.contains(Gpa::new(at)), addresses(one).any(|other| other == at), "{at} in {one}");
+                assert!(
+                    addresses(one.from(Gpa::new(at))).eq(addresses(one).filter(|other| at <= *other)),
+                    "{one} from {at}"
+                );
+            }
+            for other in all() {
+                let common: Vec<_> = addresses(one).filter(|at| other.contains(Gpa::new(*at))).collect();
+                assert_eq!(one.overlaps(other), !common.is_empty(), "{one} and {other}");
+                let intersection = one.intersection(other);
+                assert_eq!(intersection.map_or(Vec::new(), |range| addresses(range).collect()), common);
+                assert_eq!(intersection.is_some(), one.overlaps(other));
+                let hull = one.hull(other);
+                assert!(hull.covers(one) && hull.covers(other));
+                assert!(
+                    [one.start(), other.start()].contains(&hull.start())
+                        && [one.end(), other.end()].contains(&hull.end())
+                );
+                assert_eq!(one.covers(other), one.hull(other) == one, "{one} covers {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn alignment_is_to_powers_of_two() {
+        for (at, size) in (0..70).flat_map(|at| [1, 2, 8, 64].map(|size| (at, size))) {
+            let down = at / size * size;
+            assert_eq!((Gpa::new(at).align_down(size).get(), Gpa::new(at).is_aligned(size)), (down, at == down));
+            assert_eq!(GpaRange::around(Gpa::new(at), size), range(down, down + size));
+            assert_eq!(range(64, 64 + at).is_aligned(size), at % size == 0);
+            assert_eq!(range(at, 128).is_aligned(size), at % size == 0);
+        }
+    }
+
+    #[test]
+    fn levels_are_bounded() {
+        let all: Vec<_> = core::iter::successors(Some(Level::PAGE), |level| level.above()).take(9).collect();
+        assert_eq!(all.iter().map(|level| level.index()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+        assert!(all.iter().skip(1).all(|level| level.below().and_then(Level::above) == Some(*level)));
+        assert_eq!(Level::PAGE.below(), None);
+    }
+
+    #[test]
+    fn addresses_say_what_they_are() {
+        let shown = alloc::format!("{:?} {} {:?} {}", Gpa::new(0x1f), Hpa::new(0x2f), range(1, 0x3f), range(2, 4));
+        assert_eq!(shown, "gpa:0x1f 0x2f gpa:0x1..0x3f 0x2..0x4");
+        assert_eq!(alloc::format!("{:?}, {}", Level::PAGE, Level::new(2)), "level 0, level 2");
+    }
+
+    #[test]
     fn arithmetic_is_checked_at_the_end_of_64_bits() {
+        assert_eq!(Gpa::new(5).checked_add(3), Some(Gpa::new(8)));
+        assert_eq!(Gpa::new(5).checked_offset_from(Gpa::new(3)), Some(2));
+        assert_eq!(Gpa::new(5).checked_offset_from(Gpa::new(6)), None);
         assert!(Gpa::new(u64::MAX).checked_add(1).is_none());
         assert!(GpaRange::with_len(Gpa::new(u64::MAX), 2).is_none());
         assert_eq!(GpaRange::around(Gpa::new(u64::MAX), 4096).end(), Gpa::new(u64::MAX));

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use slat::addr::Level;
-use slat::format::{Arm64, Format, Kind};
+use slat::format::{Arm64, Arm64Hd, Format, Kind};
 use slat::host::*;
 use slat::vm::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -329,4 +329,74 @@ fn r10_a_shortage_for_a_gibibyte_that_has_to_be_split_twice_is_told_at_once() {
     assert_eq!(vm.statistics().splits, 0);
     vcpu.top_up(2).unwrap();
     assert_eq!(vcpu.fault(gpa(BASE), Access::Write), Outcome::Relaxed { level: Level::PAGE });
+}
+
+/// The table round a dirty page is cut off by one worker while another is about to lock the page, at whichever of the
+/// first one's looks at entries. A cut that looked whether the page was locked, and once more whether it was dirty, found
+/// it locked the second time: its owner marks it only after a flush of its own, and the harvest in between was complete.
+#[test]
+fn r5_a_page_that_is_locked_while_its_cut_table_is_scanned_is_not_lost() {
+    (1..=8).for_each(cut_beside_a_locking_before_look);
+}
+
+fn cut_beside_a_locking_before_look(look: usize) {
+    /// More looks than a scan makes: it waits.
+    const WAITS: usize = 2_000;
+    let vm = Arc::new(Vm::new(TestHost::new(), Arm64Hd::new(40).unwrap(), Config::default()).unwrap());
+    vm.host().translate_with(|_, request| Translation::Run(Run { largest: Level::PAGE, ..run(request) }));
+    let mut first = Worker::new(vm.clone()).unwrap();
+    let flags = SlotFlags { read_only: false, log: Some(LogMode::Hardware) };
+    first.create_slot(SlotId(0), NewSlot { flags, ..slot(BASE, BLOCK) }).unwrap();
+    assert!(matches!(vcpu(&vm, 0).fault(gpa(BASE), Access::Write), Outcome::Mapped { .. }));
+    assert_eq!(harvest(&mut first, pages(0, 512)).0, [0]);
+    // Hardware writes: without a fault, and without a mark.
+    let (level, table, index) = place(&vm, BASE);
+    let written = vm.format().made_writable(entry(&vm, BASE).1, level);
+    word(&vm, table, index).store(written, Ordering::Relaxed);
+
+    let [(reached, at_lock), (go, may_go), (flushes, in_flush), (end, may_end)] =
+        std::array::from_fn(|_| mpsc::channel());
+    let may_end = Mutex::new(may_end);
+    vm.host().on_flush(move |_, _| {
+        if std::thread::current().name() == Some("second") {
+            flushes.send(()).unwrap();
+            may_end.lock().unwrap().recv().unwrap();
+        }
+    });
+    let mut second = Worker::new(vm.clone()).unwrap();
+    let unmap = move || {
+        set_hook(move |op| {
+            let locks = matches!(op, Op::CompareExchange(_, Arm64Hd::LOCKED));
+            if locks {
+                reached.send(()).unwrap();
+                may_go.recv().unwrap();
+            }
+            !locks
+        });
+        assert!(second.unmap(range(BASE, PAGE), ALL).unwrap().is_done());
+    };
+    let second = std::thread::Builder::new().name("second".to_owned()).spawn(unmap).unwrap();
+    at_lock.recv().unwrap();
+
+    let (mut looks, ends) = (None, end.clone());
+    set_hook(move |op| {
+        match op {
+            Op::CompareExchange(_, Arm64Hd::LOCKED) => looks = Some(0),
+            Op::Load => looks = looks.map(|looks| looks + 1),
+            _ => {}
+        }
+        if op == Op::Load && looks == Some(look) {
+            go.send(()).unwrap();
+            in_flush.recv().unwrap();
+        }
+        if looks == Some(WAITS) {
+            ends.send(()).unwrap();
+        }
+        looks != Some(WAITS)
+    });
+    assert!(first.unmap(range(BASE, BLOCK), ALL).unwrap().is_done());
+    set_hook(|_| false);
+    assert_eq!(harvest(&mut first, pages(0, 512)).0, [0], "look {look}");
+    let _ = end.send(()); // if it is not over already
+    second.join().unwrap();
 }

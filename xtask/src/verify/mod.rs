@@ -3,6 +3,7 @@
 //! Tests print what they counted in lines of fields between bars (`museum|…`, `conflicts|…`); the steps run them, and the
 //! report is made of those lines. A step that this machine cannot run is skipped, loudly, and the report says why.
 
+mod mutants;
 mod page;
 mod report;
 mod steps;
@@ -24,9 +25,9 @@ pub(crate) struct Options {
     /// Preemptions that the bounded searches of models allow (their own numbers, mostly 2, unless given)
     #[arg(long)]
     bound: Option<usize>,
-    /// Run `cargo mutants` over formats, slots, gather and reclaim, too: hours
-    #[arg(long)]
-    mutants: bool,
+    /// Run `cargo mutants`, too, over these groups of files (shards, slots, reclaim, formats) or all: hours
+    #[arg(long, value_name = "GROUP", num_args = 0..)]
+    mutants: Option<Vec<String>>,
 }
 
 /// Runs all steps and writes the report. Fails when a step did.

@@ -113,6 +113,10 @@ fn counts(report: &Report) -> Markup {
         table {
             tr { td { "models" } td { (report.models.scenarios.len()) " scenarios, " (report.models.searches) " searches, "
                 (report.models.executions) " executions" } }
+            @for (preemptions, scenarios) in &report.models.bounds {
+                tr { td { "models" } td { "every interleaving with " (preemptions) " preemptions: " (scenarios.len()) " scenarios"
+                    details { summary { "which" } @for scenario in scenarios { (scenario) " " } } } }
+            }
             tr { td { "histories explained" } td { (report.histories.vms) " VMs, " (report.histories.calls) " calls on pages" } }
             tr { td { "random operations" } td { (report.soak.seconds / 60) " minutes, " (report.soak.rounds) " VMs, "
                 (report.soak.events) " events checked, " (report.soak.findings) " findings" } }
@@ -122,8 +126,8 @@ fn counts(report: &Report) -> Markup {
                 tr { td { "Promela" } td { (check.what) ": " (check.states) " states, " (check.errors) " errors" } }
             }
             @if let Some(mutants) = &report.mutants {
-                tr { td { "mutants of the source" } td { (mutants.caught) " of " (mutants.tried) " caught"
-                    ul { @for survivor in &mutants.survivors { li { code { (survivor) } } } } } }
+                tr { td { "mutants of the source" } td { (mutants)
+                    ul { @for (survivor, why) in &mutants.explained { li { code { (survivor) } " " (why) } } } } }
             }
         }
     }

@@ -75,6 +75,8 @@ pub(super) struct Verdict {
 #[derive(Default, Serialize)]
 pub(super) struct Models {
     pub(super) scenarios: BTreeSet<String>,
+    /// Preemptions, and the scenarios of which every interleaving with so many was looked at.
+    pub(super) bounds: BTreeMap<u64, BTreeSet<String>>,
     pub(super) searches: u64,
     pub(super) executions: u64,
 }
@@ -101,11 +103,33 @@ pub(super) struct Promela {
     pub(super) errors: u64,
 }
 
-#[derive(Serialize)]
+/// Small changes of the source, and what came of them.
+#[derive(Default, Serialize)]
 pub(super) struct Mutants {
     pub(super) tried: u64,
+    /// By a test that fails.
     pub(super) caught: u64,
-    pub(super) survivors: Vec<String>,
+    /// By a test that does not end.
+    pub(super) timed_out: u64,
+    /// They do not compile.
+    pub(super) unviable: u64,
+    /// Survivors that make no difference, and why.
+    pub(super) explained: Vec<(String, String)>,
+    pub(super) unexplained: Vec<String>,
+    /// Files that have some.
+    pub(super) files: BTreeSet<String>,
+}
+
+impl std::fmt::Display for Mutants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { tried, caught, timed_out, unviable, explained, unexplained, files } = self;
+        write!(
+            f,
+            "{tried} tried in {} files: {caught} caught, {timed_out} hung, {unviable} do not compile",
+            files.len()
+        )?;
+        write!(f, ", {} explained, {} unexplained", explained.len(), unexplained.len())
+    }
 }
 
 /// A property, and how it is shown.
@@ -213,12 +237,17 @@ impl Report {
 
     /// `scenario under search: 123 executions in 0.50 s`.
     fn take_model(&mut self, line: &str) {
-        let Some((scenario, rest)) = line.split_once(" under ") else { return };
-        let executions = rest.split_once(": ").and_then(|(_, rest)| rest.split_once(" executions in "));
+        let parts = line.split_once(" under ").and_then(|(scenario, rest)| Some((scenario, rest.split_once(": ")?)));
+        let Some((scenario, (search, rest))) = parts else { return };
+        let executions = rest.split_once(" executions in ");
         if let Some(executions) = executions.and_then(|(count, _)| count.parse::<u64>().ok()) {
             self.models.scenarios.insert(scenario.to_owned());
             self.models.searches += 1;
             self.models.executions += executions;
+            let bound = search.strip_prefix("Bounded(").and_then(|rest| rest.strip_suffix(')')?.parse().ok());
+            if let Some(bound) = bound {
+                self.models.bounds.entry(bound).or_default().insert(scenario.to_owned());
+            }
         }
     }
 
@@ -282,12 +311,14 @@ mod tests {
         report.take("case|arm64|BreakBeforeMake|T1|5|3");
         report.take("case|ept|BreakBeforeMake|T1|2|1");
         report.take("unlink_walk/cut under Bounded(2): 120 executions in 0.10 s");
+        report.take("unlink_walk/cut under Random(30): 30 executions in 0.01 s");
         report.take("test result: ok. 3 passed");
         report.finish();
         assert_eq!((report.museum.planted, report.museum.caught), (2, 1));
         assert_eq!((report.conflicts.commuting_pairs, report.conflicts.conflict_free), (10, 9));
         assert_eq!(report.checker.verdicts["BreakBeforeMake"].deserved, 7);
-        assert_eq!((report.models.searches, report.models.executions), (1, 120));
+        assert_eq!((report.models.searches, report.models.executions), (2, 150));
+        assert_eq!(report.models.bounds, BTreeMap::from([(2, BTreeSet::from(["unlink_walk/cut".to_owned()]))]));
         let of = |id| report.properties.iter().find(|property| property.id == id).map(|p| (p.cases, p.exhibits));
         assert_eq!((of("T1"), of("S2")), (Some((7, 0)), Some((0, 1))));
         assert!(!report.is_good(), "one survives");

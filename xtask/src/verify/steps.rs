@@ -1,12 +1,12 @@
 //! The steps.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::Options;
-use super::report::{Mutants, Report, Step};
+use super::mutants;
+use super::report::{Report, Step};
 use crate::tools::{cargo, root, target};
 
 /// The models in Promela, and what each claims.
@@ -30,10 +30,9 @@ pub(super) fn run(options: &Options, report: &mut Report) {
     promela(report);
     thread_sanitizer(report);
     soak(options, report);
-    if options.mutants {
-        mutants(report);
-    } else {
-        report.skip("mutants of the source", "only on demand: --mutants");
+    match &options.mutants {
+        Some(groups) => mutants::run(groups, report),
+        None => report.skip("mutants of the source", "only on demand: --mutants"),
     }
     let kept = std::fs::read_to_string(root().join("crates/slat-machine/tests/verify/conflicts.txt"));
     report.conflicts.exceptions = kept.unwrap_or_default().lines().map(str::to_owned).collect();
@@ -43,9 +42,18 @@ pub(super) fn run(options: &Options, report: &mut Report) {
 impl Report {
     /// Runs a command, takes in what it prints, and counts it as a step.
     fn step(&mut self, name: &str, command: &mut Command) -> bool {
+        self.timed(name, |report| report.listen(command).unwrap_or(false))
+    }
+
+    /// Does what is no single command, and counts it as a step.
+    pub(super) fn check(&mut self, name: &str, work: impl FnOnce() -> anyhow::Result<()>) -> bool {
+        self.timed(name, |_| work().inspect_err(|error| println!("   {error:#}")).is_ok())
+    }
+
+    fn timed(&mut self, name: &str, work: impl FnOnce(&mut Self) -> bool) -> bool {
         println!("== {name}");
         let begun = Instant::now();
-        let passed = self.listen(command).unwrap_or(false);
+        let passed = work(self);
         let seconds = begun.elapsed().as_secs();
         println!("   {}, {seconds} s", if passed { "ok" } else { "FAILED" });
         self.steps.push(Step { name: name.to_owned(), passed, seconds });
@@ -111,26 +119,6 @@ fn thread_sanitizer(report: &mut Report) {
         .env_remove("RUSTUP_TOOLCHAIN")
         .current_dir(root());
     report.step(NAME, &mut command);
-}
-
-/// `cargo mutants` over what is mostly arithmetic and bookkeeping.
-fn mutants(report: &mut Report) {
-    if !cargo(&["mutants", "--version"]).output().is_ok_and(|output| output.status.success()) {
-        return report.skip("mutants of the source", "cargo-mutants is not installed (cargo install cargo-mutants)");
-    }
-    let out = target().join("verify");
-    let files = ["format/arm64.rs", "format/ept.rs", "format/geometry.rs", "vm/slots.rs", "tlb/mod.rs", "reclaim/*.rs"];
-    let mut command = cargo(&["mutants", "--no-shuffle", "--package", "slat", "--test-package", "slat,slat-machine"]);
-    command.args(["--profile", "checked", "--output"]).arg(&out);
-    command.args(files.iter().flat_map(|file| ["--file".to_owned(), format!("crates/slat/src/{file}")]));
-    report.step("mutants of the source", &mut command);
-    let lines = |name: &str| lines_of(&out.join("mutants.out").join(name));
-    let (caught, survivors) = (lines("caught.txt").len() as u64, lines("missed.txt"));
-    report.mutants = Some(Mutants { tried: caught + survivors.len() as u64, caught, survivors });
-}
-
-fn lines_of(path: &Path) -> Vec<String> {
-    std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// The host's target triple, as the compiler names it.

@@ -68,6 +68,7 @@ fn table<F: Format>(format: F, hpa: Hpa, level: Level) {
     let kept = format.kept(raw, level);
     assert!(format.is_kept(kept, level) && format.kind(kept, level) == Kind::Table, "the bit changes nothing else");
     assert_eq!(format.table_address(kept, level), hpa, "the bit changes nothing else");
+    assert_eq!(format.kept(kept, level), kept, "the bit is set once");
     no_leaf(format, kept, level);
 }
 

@@ -8,7 +8,11 @@ pub mod exemplar;
 mod fake;
 mod geometry;
 mod npt;
+#[cfg(test)]
+mod registers;
 mod riscv;
+#[cfg(test)]
+mod words;
 
 pub use arm64::{
     Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Stage2,

@@ -278,3 +278,6 @@ impl<A: Atomics> Domain<A> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,6 @@ fn release<H: TableMemory>(host: &H, subtree: Subtree, tally: &Tally<H::Atomics>
     // stack's element is popped with this call.
     unsafe { host.free(subtree.table, subtree.tables) };
 }
+
+#[cfg(test)]
+mod tests;

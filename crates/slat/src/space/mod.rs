@@ -196,11 +196,14 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         self.space.format.geometry().span(gpa, level)
     }
 
-    /// Waits until `position`'s entry is no longer locked. The caller owns nothing that is locked and has closed its
-    /// gather: the owner waits for nothing but its own flush (R4).
-    pub(crate) fn wait_unlocked(self, position: Position<'s, H>) {
-        while position.entry().load() == F::LOCKED {
-            self.space.host.relax();
+    /// Waits until `position`'s entry is no longer locked; what it says then, which another look need not find again. The
+    /// caller owns nothing that is locked and has closed its gather: the owner waits for nothing but its own flush (R4).
+    pub(crate) fn wait_unlocked(self, position: Position<'s, H>) -> u64 {
+        loop {
+            match position.entry().load() {
+                locked if locked == F::LOCKED => self.space.host.relax(),
+                raw => return raw,
+            }
         }
     }
 }

@@ -447,8 +447,8 @@ fn scan<H: Host, F: Format>(visit: Visit<'_, H, F>, cut: &Cut<'_, H>, mark: &mut
     let group = 1 << visit.space.format.group_bits(Level::PAGE);
     for index in 0..geometry.entries() {
         let position = Position { index, ..first };
-        visit.wait_unlocked(position);
-        let raw = position.entry().load();
+        // One look: an entry that is locked at the next one was dirty at this one.
+        let raw = visit.wait_unlocked(position);
         if visit.space.format.is_dirty(raw, Level::PAGE) {
             let members = if visit.space.format.is_grouped(raw, Level::PAGE) { group } else { 1 };
             let index = index & !(members - 1);

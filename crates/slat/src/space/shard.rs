@@ -356,3 +356,6 @@ mod pack {
         region(packed) == region(leaf) && first(packed) <= last(leaf) && first(leaf) <= last(packed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,3 +71,6 @@ impl Drop for Gather {
         debug_assert!(self.leaves.is_none() && self.tables.is_none(), "a gather was dropped unflushed");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,8 +194,8 @@ pub fn harvest<F: Format>(worker: &mut Worker<Arc<Vm<TestHost, F>>>, pages: Page
     (named.map(|page| pages.first + page).collect(), harvest)
 }
 
-/// The entry that the tables hold for `at`, by a walk of the test's own: its level, its word, its state.
-pub fn entry<F: Format>(vm: &Vm<TestHost, F>, at: u64) -> (Level, u64, Kind) {
+/// Where the entry for `at` lies, by a walk of the test's own: its level, its table, its index there.
+pub fn place<F: Format>(vm: &Vm<TestHost, F>, at: u64) -> (Level, Hpa, usize) {
     let format = vm.format();
     let geometry = format.geometry();
     let mut level = geometry.root_level();
@@ -204,13 +204,20 @@ pub fn entry<F: Format>(vm: &Vm<TestHost, F>, at: u64) -> (Level, u64, Kind) {
     let mut index = index % 512;
     loop {
         let raw = word(vm, table, index).load(Ordering::Acquire);
-        match format.kind(raw, level) {
-            Kind::Table => table = format.table_address(raw, level),
-            kind => return (level, raw, kind),
+        if format.kind(raw, level) != Kind::Table {
+            return (level, table, index);
         }
+        table = format.table_address(raw, level);
         level = level.below().unwrap();
         index = geometry.index(gpa(at), level);
     }
+}
+
+/// The entry that the tables hold for `at`: its level, its word, its state.
+pub fn entry<F: Format>(vm: &Vm<TestHost, F>, at: u64) -> (Level, u64, Kind) {
+    let (level, table, index) = place(vm, at);
+    let raw = word(vm, table, index).load(Ordering::Acquire);
+    (level, raw, vm.format().kind(raw, level))
 }
 
 /// The word of the table at `table`.

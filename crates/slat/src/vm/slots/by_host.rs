@@ -44,3 +44,28 @@ impl ByHost {
         candidates.filter(move |place| place.memory.overlaps(memory)).map(|place| place.index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, len: u64) -> HostRange {
+        HostRange::with_len(HostAddress::new(start), len).unwrap()
+    }
+
+    #[test]
+    fn every_arrangement_of_three_slots_is_searched_as_if_one_by_one() {
+        let all: Vec<_> = (0..5).flat_map(|start| (1..=4).map(move |len| range(start, len))).collect();
+        let queries: Vec<_> = (0..9).flat_map(|start| (0..=4).map(move |len| range(start, len))).collect();
+        for slots in all.iter().flat_map(|a| all.iter().flat_map(|b| all.iter().map(|c| [*a, *b, *c]))) {
+            let by_host = ByHost::of(slots.into_iter()).unwrap();
+            for query in &queries {
+                let found: Vec<_> = by_host.overlapping(*query).collect();
+                let mut expected: Vec<_> = (0..3).filter(|index| slots[*index].overlaps(*query)).collect();
+                expected.sort_unstable_by_key(|index| core::cmp::Reverse((slots[*index].start(), *index)));
+                assert_eq!(found, expected, "{query} in {slots:?}");
+            }
+        }
+        assert_eq!(ByHost::empty().overlapping(range(0, 9)).count(), 0);
+    }
+}

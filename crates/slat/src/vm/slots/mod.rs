@@ -360,3 +360,6 @@ fn lock<T, A: Atomics>(lock: &TryLock<T, A>) -> TryLockGuard<'_, T, A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,6 +210,79 @@ mod tests {
         assert!(Snapshot::<Core>::empty().find(Gpa::new(0x1000), &mut last).is_none());
     }
 
+    /// A plain slot, one that is dying, one that is read-only, and one whose log hardware keeps, with and without gaps.
+    fn of_all_kinds() -> [Slot<Core>; 4] {
+        let mut slots =
+            [slot(1, 0x1000, 0x2000), slot(0, 0x5000, 0x9000), slot(2, 0x9000, 0xa000), slot(3, 0xa000, 0xb000)];
+        slots[1].dying = true;
+        slots[2].flags.read_only = true;
+        slots[3].flags.log = Some(crate::vm::slots::LogMode::Hardware);
+        slots
+    }
+
+    #[test]
+    fn every_address_is_found_in_its_slot_by_every_way_to_it() {
+        let slots = of_all_kinds();
+        let snapshot = snapshot(&slots);
+        for (at, guess) in (0..0xd000)
+            .step_by(0x7ff)
+            .chain([0x1000, 0x1fff, 0x2000, 0x5000, 0x8fff, 0x9000, 0xafff, 0xb000])
+            .flat_map(|at| (0..6).map(move |guess| (at, guess)))
+        {
+            let gpa = Gpa::new(at);
+            let expected = slots.iter().position(|slot| slot.range.contains(gpa));
+            let id = |index: usize| slots[index].id;
+            let guessed = expected.filter(|index| *index == guess);
+            let plain = guessed.filter(|index| !slots[*index].dying && !slots[*index].flags.read_only);
+            assert_eq!(snapshot.guess(gpa, LastUsed(guess)).map(|slot| slot.id), guessed.map(id));
+            assert_eq!(snapshot.guess_plain(gpa, LastUsed(guess)).map(|slot| slot.id), plain.map(id), "{gpa}");
+            let mut last = LastUsed(guess);
+            assert_eq!(snapshot.find_any(gpa, &mut last).map(|slot| slot.id), expected.map(id));
+            assert_eq!(last.0, expected.unwrap_or(guess), "what is not found leaves the guess alone");
+            let living = expected.filter(|index| !slots[*index].dying);
+            assert_eq!(snapshot.find(gpa, &mut LastUsed(guess)).map(|slot| slot.id), living.map(id));
+        }
+        assert!(slots.iter().all(|slot| snapshot.by_id(slot.id).map(|found| found.range) == Some(slot.range)));
+        assert!(snapshot.by_id(SlotId(7)).is_none());
+        let without = snapshot.without(SlotId(0)).unwrap();
+        assert!(without.by_id(SlotId(0)).is_none() && without.slots.len() == 3 && without.starts.len() == 3);
+    }
+
+    #[test]
+    fn a_log_of_hardwares_is_seen_from_every_range_that_has_some_of_it() {
+        for kept in 0..4 {
+            let mut slots = of_all_kinds();
+            slots[3].flags.log = None;
+            slots[kept].flags.log = Some(crate::vm::slots::LogMode::Hardware);
+            let snapshot = snapshot(&slots);
+            for (start, end) in (0..0xd).flat_map(|start| (start + 1..=0xd).map(move |end| (start << 12, end << 12))) {
+                let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
+                assert_eq!(snapshot.has_hardware_log(range), range.overlaps(slots[kept].range), "{range}");
+            }
+        }
+        let none = Snapshot::<Core>::empty();
+        assert!(!none.has_hardware_log(GpaRange::new(Gpa::new(0), Gpa::new(1 << 40)).unwrap()));
+    }
+
+    #[test]
+    fn r6_a_slot_that_has_moved_lives_and_has_all_of_its_log_marked() {
+        let to = GpaRange::new(Gpa::new(0x1_2000), Gpa::new(0x1_6000)).unwrap();
+        let [_, leaving, ..] = of_all_kinds();
+        let arrived = leaving.clone().arrived(to, 12).unwrap();
+        assert!(arrived.range == to && !arrived.dying && arrived.log.is_none());
+        let flags = SlotFlags { log: Some(crate::vm::slots::LogMode::Protect), ..leaving.flags };
+        let log = Slot { flags, ..leaving }.arrived(to, 12).unwrap().log.expect("it is logged");
+        assert_eq!((log.peek(0x12), log.is_armed()), (0b1111, true), "four pages");
+    }
+
+    #[test]
+    fn a_page_lies_as_far_in_the_memory_as_in_the_slot() {
+        let slot = Slot::<Core> { host: HostAddress::new(0x7000_0000), ..slot(0, 0x5000, 0x9000) };
+        let host = [0x5000, 0x6000, 0x8fff].map(|gpa| slot.host_address(Gpa::new(gpa)).get());
+        assert_eq!(host, [0x7000_0000, 0x7000_1000, 0x7000_3fff]);
+        assert_eq!(slot.memory(), HostRange::with_len(HostAddress::new(0x7000_0000), 0x4000).unwrap());
+    }
+
     #[test]
     fn memory_is_found_through_all_slots_that_have_some_of_it() {
         let at = |id: u32, start: u64, host: u64, pages: u64| {
@@ -246,6 +319,7 @@ mod tests {
         assert_eq!(overlapping(0x1000, 0x2000), None);
         assert_eq!(overlapping(0x1000, 0x2001), Some(1));
         assert_eq!(overlapping(0x3000, 0x5000), Some(1));
+        assert_eq!(overlapping(0x3000, 0x6000), Some(1), "another begins where the range ends");
         assert_eq!(overlapping(0x4000, 0x6000), None);
         assert_eq!(overlapping(0x1000, 0x9000), Some(2));
         assert_eq!(overlapping(0x7000, 0x9000), None);

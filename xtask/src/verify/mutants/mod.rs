@@ -1,0 +1,212 @@
+//! `cargo mutants`: small changes of the source, each of which a test has to catch.
+//!
+//! A group of files is given to the tests that are to catch its mutants, the quickest first; what survives goes on to the
+//! next ones. Who survives all of them is explained in a list, or is a finding.
+
+mod explained;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use self::explained::{Explained, Mutant};
+use super::report::{Mutants, Report};
+use crate::tools::{cargo, root, target};
+
+/// Files, and who catches their mutants.
+struct Group {
+    name: &'static str,
+    /// Under `crates/slat/src`.
+    files: &'static [&'static str],
+    stages: &'static [Stage],
+}
+
+/// Tests, as cargo's arguments name them, of one package.
+struct Stage {
+    package: &'static str,
+    tests: &'static [&'static str],
+}
+
+const UNITS: Stage = Stage { package: "slat", tests: &["--lib"] };
+const RULES: Stage = Stage { package: "slat", tests: &["--test", "rules", "--test", "host_memory"] };
+const ENGINE: Stage = Stage { package: "slat", tests: &["--tests"] };
+const ALLOCATIONS: Stage = Stage { package: "slat-machine", tests: &["--test", "allocations"] };
+const WALKERS: Stage = Stage { package: "slat-machine", tests: &["--test", "format"] };
+
+const GROUPS: [Group; 4] = [
+    Group { name: "shards", files: &["addr.rs", "tlb/*.rs", "space/shard.rs"], stages: &[UNITS, RULES, ENGINE] },
+    Group { name: "slots", files: &["vm/slots/*.rs"], stages: &[UNITS, RULES, ENGINE, ALLOCATIONS] },
+    Group { name: "reclaim", files: &["reclaim/*.rs"], stages: &[UNITS, RULES, ENGINE, ALLOCATIONS] },
+    Group { name: "formats", files: &FORMATS, stages: &[UNITS, WALKERS] },
+];
+
+/// All but the exemplar, which is a test.
+const FORMATS: [&str; 7] = [
+    "format/arm64.rs",
+    "format/ept.rs",
+    "format/fake.rs",
+    "format/geometry.rs",
+    "format/mod.rs",
+    "format/npt.rs",
+    "format/riscv.rs",
+];
+
+/// Where the list of the explained lies.
+const EXPLAINED: &str = "proofs/mutants/explained.txt";
+
+/// What cargo-mutants writes of a run, as far as it is read here.
+#[derive(Deserialize)]
+struct Outcomes {
+    outcomes: Vec<Outcome>,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    scenario: Scenario,
+    summary: Summary,
+}
+
+#[derive(Deserialize)]
+enum Scenario {
+    Baseline,
+    Mutant(Found),
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+enum Summary {
+    Success,
+    Failure,
+    CaughtMutant,
+    MissedMutant,
+    Timeout,
+    Unviable,
+}
+
+/// A mutant, as cargo-mutants names it.
+#[derive(Deserialize)]
+struct Found {
+    name: String,
+    file: PathBuf,
+    span: Span,
+}
+
+#[derive(Deserialize)]
+struct Span {
+    start: Place,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    line: usize,
+}
+
+/// Runs all groups, or those with one of `names`.
+pub(super) fn run(names: &[String], report: &mut Report) {
+    const NAME: &str = "mutants of the source";
+    if !cargo(&["mutants", "--version"]).output().is_ok_and(|output| output.status.success()) {
+        return report.skip(NAME, "cargo-mutants is not installed (cargo install --locked cargo-mutants)");
+    }
+    let (mut mutants, mut idle) = (Mutants::default(), Vec::new());
+    report.check(NAME, || {
+        idle = run_groups(names, &mut mutants)?;
+        Ok(())
+    });
+    println!("   {mutants}");
+    report.findings.extend(mutants.unexplained.iter().map(|name| format!("a mutant survives: {name}")));
+    report.findings.extend(idle.into_iter().map(|mutant| format!("explained, but caught or gone: {mutant:?}")));
+    report.mutants = Some(mutants);
+}
+
+/// Gives back what the list explains in vain.
+fn run_groups(names: &[String], mutants: &mut Mutants) -> anyhow::Result<Vec<Mutant>> {
+    let unknown = names.iter().find(|name| GROUPS.iter().all(|group| group.name != **name));
+    ensure!(unknown.is_none(), "there is no group {unknown:?}");
+    let list = std::fs::read_to_string(root().join(EXPLAINED)).context(EXPLAINED)?;
+    let mut explained = Explained::read(&list).context(EXPLAINED)?;
+    for group in GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name)) {
+        run_group(group, &mut explained, mutants).with_context(|| group.name)?;
+    }
+    let was_run = |mutant: &Mutant| mutant.name.split_once(": ").is_some_and(|(file, _)| mutants.files.contains(file));
+    Ok(explained.rest().filter(was_run).collect())
+}
+
+/// Runs one group's stages, each on what has survived the one before.
+fn run_group(group: &Group, explained: &mut Explained, mutants: &mut Mutants) -> anyhow::Result<()> {
+    let mut survivors: Vec<Found> = Vec::new();
+    for (number, stage) in group.stages.iter().enumerate() {
+        let is_first = number == 0;
+        if survivors.is_empty() && !is_first {
+            break;
+        }
+        let out = target().join(format!("verify/mutants/{}-{}", group.name, number + 1));
+        let outcomes = stage.run(group, &survivors, &out)?;
+        survivors.clear();
+        for Outcome { scenario, summary } in outcomes {
+            let Scenario::Mutant(found) = scenario else { continue };
+            if is_first {
+                mutants.tried += 1;
+                mutants.files.insert(found.file_of_engine());
+            }
+            match summary {
+                Summary::CaughtMutant => mutants.caught += 1,
+                Summary::Timeout => mutants.timed_out += 1,
+                Summary::Unviable => mutants.unviable += 1,
+                Summary::MissedMutant => survivors.push(found),
+                Summary::Success | Summary::Failure => anyhow::bail!("{}: neither caught nor missed", found.name),
+            }
+        }
+    }
+    for found in survivors {
+        match explained.take(&found.named()?) {
+            Some(why) => mutants.explained.push((found.name, why)),
+            None => mutants.unexplained.push(found.name),
+        }
+    }
+    Ok(())
+}
+
+impl Stage {
+    /// Tries `only` these mutants, or all of the group's.
+    fn run(&self, group: &Group, only: &[Found], out: &Path) -> anyhow::Result<Vec<Outcome>> {
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        let mut command = self.command(group, only);
+        command.arg("--output").arg(out).env("CARGO_TARGET_DIR", target().join("verify/mutants/target"));
+        let status = command.status()?;
+        // 2: some were missed. 3: some hung.
+        ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo mutants ended with {status}");
+        let outcomes = std::fs::read(out.join("mutants.out/outcomes.json"))?;
+        Ok(serde_json::from_slice::<Outcomes>(&outcomes).context("what cargo-mutants found")?.outcomes)
+    }
+
+    fn command(&self, group: &Group, only: &[Found]) -> Command {
+        let mut command = cargo(&["mutants", "--package", "slat", "--profile", "mutants", "--jobs", "1"]);
+        command.args(["--test-package", self.package, "--minimum-test-timeout", "10"]);
+        command.args(group.files.iter().flat_map(|file| ["--file".to_owned(), format!("crates/slat/src/{file}")]));
+        command.args(self.tests.iter().map(|test| format!("--cargo-arg={test}")));
+        command.args(only.iter().map(|found| format!("--re=^{}$", escaped(&found.name))));
+        command
+    }
+}
+
+impl Found {
+    /// The file, under `crates/slat/src`.
+    fn file_of_engine(&self) -> String {
+        self.file.strip_prefix("crates/slat/src").unwrap_or(&self.file).display().to_string()
+    }
+
+    /// The name that outlives changes of other lines.
+    fn named(&self) -> anyhow::Result<Mutant> {
+        let source = std::fs::read_to_string(root().join(&self.file))?;
+        let line = source.lines().nth(self.span.start.line - 1).context("a line of the source")?;
+        let (_, change) = self.name.split_once(": ").context("a place and a change")?;
+        Ok(Mutant { name: format!("{}: {change}", self.file_of_engine()), line: line.trim().to_owned() })
+    }
+}
+
+/// The regular expression for just this text.
+fn escaped(text: &str) -> String {
+    const SPECIAL: &str = r"\.+*?()|[]{}^$#&-~";
+    text.chars().flat_map(|c| SPECIAL.contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
