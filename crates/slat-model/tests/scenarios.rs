@@ -81,6 +81,7 @@ scenarios! {
     r7_collapse_beside_write: collapse_fault::WRITE_BESIDE;
     r7_collapse_by_two_faults: collapse_fault::BY_FAULTS;
     r7_collapse_beside_turning_the_log_on: collapse_fault::ENABLING;
+    r6_collapse_beside_turning_hardwares_log_on: collapse_fault::ENABLING_BY_HARDWARE;
     r7_collapse_beside_harvest: collapse_fault::HARVEST;
     r7_collapse_beside_unmap: collapse_fault::UNMAP;
     r7_collapse_beside_unmap_of_a_part: collapse_fault::UNMAP_PART;

@@ -28,6 +28,7 @@ pub const ALL: &[Scenario] = &[
     collapse_fault::WRITE_BESIDE,
     collapse_fault::BY_FAULTS,
     collapse_fault::ENABLING,
+    collapse_fault::ENABLING_BY_HARDWARE,
     collapse_fault::HARVEST,
     collapse_fault::UNMAP,
     collapse_fault::UNMAP_PART,

@@ -18,19 +18,23 @@ const LOOKS: usize = 4;
 
 impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// Makes one leaf of the table seen at `parent`, which covers `gpa`, if its entries are leaves of neighbouring memory
-    /// that differ in nothing but write permission and the accessed flag. The table that is left over is for the caller
-    /// to retire.
+    /// that differ in nothing but write permission and the accessed flag, unless `admit`, asked while the parent is locked,
+    /// says no. The table that is left over is for the caller to retire.
     ///
     /// The parent is locked first, then each child frozen by a compare-and-swap from the value seen: what a fault or a
     /// protection changes until then is in the value, and who comes later finds the child frozen, starts again from the
     /// root and meets the locked parent. The leaf is made from the frozen values only.
-    pub(crate) fn collapse(self, parent: Position<'s, H>, gpa: Gpa) -> Option<Subtree> {
+    pub(crate) fn collapse(self, parent: Position<'s, H>, gpa: Gpa, admit: impl FnOnce() -> bool) -> Option<Subtree> {
         let format = self.space.format;
         let below = parent.level.below()?;
         let base = self.span(gpa, parent.level).start();
         let first = self.below(parent, base);
         let mut children = Children::of(self, first, parent.level)?;
         let Ok(broken) = parent.entry().break_valid::<F>(parent.raw) else { return None };
+        if !admit() {
+            broken.restore();
+            return None;
+        }
         if !children.freeze(format) {
             children.thaw(format);
             broken.restore();
