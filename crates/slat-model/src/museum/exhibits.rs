@@ -310,5 +310,8 @@ pub const EXHIBITS: &[Exhibit] = &[
         Both,
         &["S4:"],
     ),
+    exhibit("r1_hardwares_note_looked_for_in_one_member", group_log::ENABLING, MemberTakenForLeaf, All, &["S4:"]),
+    exhibit("r5_hardwares_note_of_a_dissolved_group", group_log::ENABLING_UNMAP, WrittenForgotten, All, &["S4:"]),
+    exhibit("r6_a_group_made_clean_that_is_not_flushed", group_log::ENABLING, NoFlush, All, &["S4:"]),
     exhibit("r6_a_log_of_hardwares_that_is_not_flushed", hardware_log::ENABLING, NoFlush, Both, &["S4:"]),
 ];
