@@ -1,8 +1,9 @@
 //! Entry formats by name: the engine's format and the machine's walker, chosen at run time.
 
 use slat::format::{
-    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5,
-    EptAd, Format, Geometry, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
+    Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kFwb, Arm64_16kLpa2, Arm64_16kLpa2Fwb, Arm64_64k,
+    Arm64_64kContiguous, Arm64_64kFwb, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Arm64Lpa2Fwb, Ept,
+    Ept5, EptAd, Format, Geometry, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
 };
 use slat_machine::walk::riscv::{GStage, Hart, Mode};
 use slat_machine::walk::{Walker, arm64, ept, npt};
@@ -37,12 +38,18 @@ macro_rules! formats {
 formats! {
     Arm64: Arm64::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
     Arm64Hd: Arm64Hd::new(ARM64_BITS), under(Arm64Hd::new(ARM64_BITS));
-    Arm64Contiguous: Arm64Contiguous::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
-    Arm64Fwb: Arm64Fwb::new(ARM64_BITS), under(Arm64Fwb::new(ARM64_BITS)).map(arm64::Stage2::with_forced_write_back);
+    Arm64Contiguous: Arm64Contiguous::new(ARM64_BITS), under(Arm64Contiguous::new(ARM64_BITS));
+    Arm64Fwb: Arm64Fwb::new(ARM64_BITS), under(Arm64Fwb::new(ARM64_BITS));
     Arm64Lpa2: Arm64Lpa2::new(WIDE_BITS), under(Arm64Lpa2::new(WIDE_BITS));
+    Arm64Lpa2Fwb: Arm64Lpa2Fwb::new(WIDE_BITS), under(Arm64Lpa2Fwb::new(WIDE_BITS));
     Arm64_16k: Arm64_16k::new(ARM64_BITS), under(Arm64_16k::new(ARM64_BITS));
+    Arm64_16kContiguous: Arm64_16kContiguous::new(ARM64_BITS), under(Arm64_16kContiguous::new(ARM64_BITS));
+    Arm64_16kFwb: Arm64_16kFwb::new(ARM64_BITS), under(Arm64_16kFwb::new(ARM64_BITS));
     Arm64_16kLpa2: Arm64_16kLpa2::new(WIDE_BITS), under(Arm64_16kLpa2::new(WIDE_BITS));
+    Arm64_16kLpa2Fwb: Arm64_16kLpa2Fwb::new(WIDE_BITS), under(Arm64_16kLpa2Fwb::new(WIDE_BITS));
     Arm64_64k: Arm64_64k::new(WIDE_BITS), under(Arm64_64k::new(WIDE_BITS));
+    Arm64_64kContiguous: Arm64_64kContiguous::new(WIDE_BITS), under(Arm64_64kContiguous::new(WIDE_BITS));
+    Arm64_64kFwb: Arm64_64kFwb::new(WIDE_BITS), under(Arm64_64kFwb::new(WIDE_BITS));
     Ept: only(Ept::new()), only(ept::Ept::new());
     EptAd: only(EptAd::new()), only(ept::Ept::of(ept::Processor::default(), true));
     Ept5: only(Ept5::new()), only(ept::Ept::new().with_five_levels());
@@ -63,11 +70,12 @@ const ARM64_BITS: u32 = 48;
 const WIDE_BITS: u32 = 52;
 
 /// The walker under the format's own value of VTCR_EL2, on a CPU with all sizes of address.
-fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
-    format: Result<Stage2<GRANULE, LPA2, FWB, HD>, Arm64Error>,
+fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>(
+    format: Result<Stage2<GRANULE, LPA2, FWB, HD, GROUPS>, Arm64Error>,
 ) -> Result<arm64::Stage2, Failure> {
     let vtcr = format.map_err(engine)?.vtcr(6, false, false);
-    arm64::Vtcr::decode(vtcr).map(arm64::Stage2::new).map_err(engine)
+    let walker = arm64::Vtcr::decode(vtcr).map(arm64::Stage2::new).map_err(engine)?;
+    Ok(if FWB { walker.with_forced_write_back() } else { walker })
 }
 
 /// The walker of a hart that takes sets of pages.

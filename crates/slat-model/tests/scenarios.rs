@@ -5,7 +5,7 @@
 
 use slat_model::run::Scenario;
 use slat_model::scenario::{
-    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, groups, hardware_log,
+    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, group_log, groups, hardware_log,
     invalidate_fault, protect_protect, reclaim, split_fault, teardown_fault, together, unlink_walk,
 };
 use slat_model::tool::Search;
@@ -81,6 +81,7 @@ scenarios! {
     r7_collapse_beside_write: collapse_fault::WRITE_BESIDE;
     r7_collapse_by_two_faults: collapse_fault::BY_FAULTS;
     r7_collapse_beside_turning_the_log_on: collapse_fault::ENABLING;
+    r6_collapse_beside_turning_hardwares_log_on: collapse_fault::ENABLING_BY_HARDWARE;
     r7_collapse_beside_harvest: collapse_fault::HARVEST;
     r7_collapse_beside_unmap: collapse_fault::UNMAP;
     r7_collapse_beside_unmap_of_a_part: collapse_fault::UNMAP_PART;
@@ -97,6 +98,14 @@ scenarios! {
     r6_relaxation_of_a_group_beside_turning_the_log_on: groups::ENABLING;
     r8_protection_of_a_group_beside_protection_of_a_part: groups::PROTECT_PART;
     r7_collapse_of_a_group_beside_unmapping_a_part: groups::COLLAPSE;
+
+    r5_write_to_a_group_beside_a_harvest_of_hardwares_log: group_log::HARVEST;
+    r5_write_to_a_group_under_hardwares_log_beside_unmapping_a_part: group_log::UNMAP_PART;
+    r5_write_to_a_group_under_hardwares_log_beside_cutting: group_log::CUT;
+    r5_write_to_a_group_under_hardwares_log_beside_clearing_a_part: group_log::CLEAR;
+    r6_hardwares_note_of_a_group_beside_turning_the_log_on: group_log::ENABLING;
+    r6_relaxation_of_a_group_beside_turning_hardwares_log_on: group_log::ENABLING_RELAX;
+    r6_unmapping_a_part_of_a_group_beside_turning_hardwares_log_on: group_log::ENABLING_UNMAP;
 
     r1_split_beside_read: split_fault::READ_BESIDE;
     r1_split_beside_split: split_fault::WRITE_BESIDE;

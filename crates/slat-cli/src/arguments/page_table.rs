@@ -7,8 +7,8 @@ use crate::size;
 
 const STAGES: &str = "\
 Times creating, splitting and joining mappings by vCPUs that all touch the same memory at once: the counterpart of KVM's \
-kvm_page_table_test, with its letters and stages. A piece of the memory is a page of what backs it: 2 MiB with \
-anonymous_thp.
+kvm_page_table_test, with its letters and stages. A piece of the memory is what one leaf maps of it: with \
+anonymous_thp a block, of 2 MiB where a page has 4 KiB, of 32 or 512 MiB where it has 16 or 64 KiB.
 
   create   every vCPU touches each piece once: even vCPUs write, odd ones
            read. Faults that map, by blocks where the backing allows
@@ -41,7 +41,7 @@ pub(super) fn long() -> String {
 /// The options of `slat page-table`.
 #[derive(Args, Debug)]
 pub(crate) struct PageTable {
-    /// Memory that all vCPUs share, such as 64M or 1G [default: 1G; 64M without any option]
+    /// Memory that all vCPUs share, such as 64M or 1G [default: 1G; 64M, or a block, without any option]
     #[arg(short = 'b', long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) bytes: Option<u64>,
 

@@ -10,5 +10,5 @@ pub(crate) mod runs;
 pub(crate) mod setting;
 pub(crate) mod time;
 
-/// Bytes in a page of the host's, and of nearly all formats.
+/// Bytes in a page of the host's.
 pub(crate) const PAGE: u64 = slat_machine::memory::PAGE_SIZE;

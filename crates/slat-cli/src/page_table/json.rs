@@ -10,7 +10,6 @@ use crate::harness::json::{Common, Object};
 #[derive(Serialize)]
 struct Parameters<'a> {
     bytes: u64,
-    piece_bytes: u64,
     collapse: &'static str,
     #[serde(flatten)]
     common: Common<'a>,
@@ -21,6 +20,7 @@ struct RunObject {
     vcpus: u32,
     locking: &'static str,
     format: &'static str,
+    piece_bytes: u64,
     create: StageObject,
     enable_s: f64,
     update: StageObject,
@@ -54,18 +54,18 @@ struct LeavesObject {
 /// All runs as one object.
 pub(crate) fn text(plan: &Plan, runs: &[Run]) -> Result<String, Failure> {
     let common = Common::of(&plan.setting);
-    let parameters =
-        Parameters { bytes: plan.setting.bytes, piece_bytes: plan.piece(), collapse: plan.collapse.name(), common };
+    let parameters = Parameters { bytes: plan.setting.bytes, collapse: plan.collapse.name(), common };
     Object::text("page-table", parameters, runs.iter().map(|run| run_object(plan, run)).collect())
 }
 
 fn run_object(plan: &Plan, run: &Run) -> RunObject {
-    let (possible, blocks) = plan.blocks(run);
+    let (possible, blocks) = run.blocks();
     let measured = &run.measured;
     RunObject {
         vcpus: run.vcpus,
         locking: run.locking.name(),
         format: run.format,
+        piece_bytes: run.layout.piece,
         create: stage_object(&measured.create),
         enable_s: measured.enable.as_secs_f64(),
         update: stage_object(&measured.update),

@@ -86,9 +86,8 @@ mod tests {
 
     fn expected(piece: u64, stage: Stage) -> String {
         let memory = GpaRange::with_len(Gpa::new(4 << 30), 2 << 30).unwrap();
-        Leaves::expected(Ept::new().geometry(), &Layout { memory, piece }, stage, Collapse::InPlace)
-            .unwrap()
-            .to_string()
+        let layout = Layout { memory, piece, page: 4096 };
+        Leaves::expected(Ept::new().geometry(), &layout, stage, Collapse::InPlace).unwrap().to_string()
     }
 
     #[test]

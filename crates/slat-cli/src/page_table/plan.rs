@@ -3,11 +3,9 @@
 use crate::arguments::{Collapse, PageTable, PageTablePlant as Plant};
 use crate::failure::Failure;
 use crate::formats;
-use crate::harness::PAGE;
 use crate::harness::setting::Setting;
 use crate::size;
 
-use super::stages::Run;
 use super::touch::Layout;
 
 /// All parameters, valid.
@@ -20,45 +18,29 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(options: &PageTable) -> Result<Self, Failure> {
-        let setting = Setting::new(&options.common, options.bytes, options.verify)?;
+        let mut setting = Setting::new(&options.common, options.bytes, options.verify)?;
+        if options.bytes.is_none() {
+            let pieces = setting.formats.iter().map(|format| piece(&setting, format));
+            setting.bytes = pieces.collect::<Result<Vec<_>, _>>()?.into_iter().fold(setting.bytes, u64::max);
+        }
         setting.check(|_| setting.bytes, false)?;
         let plan = Self { setting, collapse: options.collapse, plant: options.plant };
-        plan.check_pieces()?;
+        plan.setting.formats.iter().try_for_each(|format| plan.check_pieces(format))?;
         Ok(plan)
-    }
-
-    /// Bytes in a piece of the memory: a page of what backs it.
-    pub(crate) fn piece(&self) -> u64 {
-        self.setting.source.page_size()
     }
 
     /// The memory under test, which all vCPUs share.
     pub(crate) fn layout(&self, format: &str) -> Result<Layout, Failure> {
-        Ok(Layout { memory: self.setting.memory(format, self.setting.bytes)?, piece: self.piece() })
+        let memory = self.setting.memory(format, self.setting.bytes)?;
+        Ok(Layout { memory, piece: piece(&self.setting, format)?, page: formats::geometry(format)?.page_size() })
     }
 
-    /// How many blocks could map the memory, and how many do after `adjust`.
-    pub(crate) fn blocks(&self, run: &Run) -> (u64, u64) {
-        if self.piece() == PAGE {
-            return (0, 0);
-        }
-        (self.setting.bytes / self.piece(), run.measured.adjust.leaves.of(self.piece()))
-    }
-
-    fn check_pieces(&self) -> Result<(), Failure> {
-        for format in &self.setting.formats {
-            let page = formats::geometry(format)?.page_size();
-            if page != PAGE {
-                let page = size::show(page);
-                let what =
-                    format!("{format} has pages of {page}; this test counts blocks of pages of 4K (see dirty-log)");
-                return Err(Failure::option("--format", what));
-            }
-        }
-        let (piece, source) = (self.piece(), self.setting.source);
+    fn check_pieces(&self, format: &str) -> Result<(), Failure> {
+        let (piece, source) = (piece(&self.setting, format)?, self.setting.source);
         let not_whole = |option, what: String| {
             let piece = size::show(piece);
-            Err(Failure::option(option, format!("{what} is not a multiple of {piece}, the page of {source} (see -s)")))
+            let what = format!("{what} is not a multiple of {piece}, by which {format} maps {source} (see -s)");
+            Err(Failure::option(option, what))
         };
         if !self.setting.bytes.is_multiple_of(piece) {
             return not_whole("-b", size::show(self.setting.bytes));
@@ -68,4 +50,10 @@ impl Plan {
             None => Ok(()),
         }
     }
+}
+
+/// Bytes in a piece of the memory: the leaf that maps a page of what backs it.
+fn piece(setting: &Setting, format: &str) -> Result<u64, Failure> {
+    let geometry = formats::geometry(format)?;
+    Ok(geometry.size(setting.source.largest_leaf().min(geometry.largest_leaf())))
 }

@@ -1,5 +1,7 @@
 //! What people read: lines that users of KVM's test know for one run, a table with ratios for several.
 
+use std::collections::BTreeSet;
+
 use super::plan::Plan;
 use super::stages::{Run, Staged};
 use crate::arguments::Collapse;
@@ -21,9 +23,10 @@ fn single(plan: &Plan, run: &Run) {
     let (setting, measured) = (&plan.setting, &run.measured);
     let bits = formats::address_bits(run.format).unwrap_or_default();
     say!("Testing format: {}, {bits} bits of guest physical address, locking: {}", run.format, run.locking.name());
-    say!("Testing memory backing: {}, in pieces of {:#x}", setting.source, plan.piece());
+    say!("Testing memory backing: {}, in pieces of {:#x}", setting.source, run.layout.piece);
     say!("Testing memory size: {:#x}", setting.bytes);
-    say!("guest physical test memory: [{:#x}, {:#x})", run.memory.start().get(), run.memory.end().get());
+    let memory = run.layout.memory;
+    say!("guest physical test memory: [{:#x}, {:#x})", memory.start().get(), memory.end().get());
     say!("Number of testing vCPUs: {}\n", run.vcpus);
     stage("CREATE", &measured.create);
     say!("Enabling dirty logging time: {}", seconds(measured.enable));
@@ -35,7 +38,7 @@ fn single(plan: &Plan, run: &Run) {
         say!("  leaves: {}", staged.leaves);
     }
     stage("ADJUST", &measured.adjust);
-    if let (possible @ 1.., blocks) = plan.blocks(run) {
+    if let (possible @ 1.., blocks) = run.blocks() {
         say!("Blocks after adjusting: {blocks} of {possible}");
     }
     say!("Leaves split: {}, tables collapsed in place: {}", run.footprint.splits, run.footprint.collapses);
@@ -53,11 +56,13 @@ fn stage(name: &str, staged: &Staged) {
 /// One row for each run.
 fn several(plan: &Plan, runs: &[Run]) {
     let setting = &plan.setting;
+    let pieces: BTreeSet<_> = runs.iter().map(|run| run.layout.piece).collect();
+    let pieces: Vec<_> = pieces.into_iter().map(size::show).collect();
     say!(
         "{} shared by all vCPUs, {} in pieces of {}; seconds, median of {}",
         size::show(setting.bytes),
         setting.source,
-        size::show(plan.piece()),
+        pieces.join(", "),
         setting.repeat
     );
     let rows: Vec<Row> = runs.iter().map(row).collect();
@@ -68,7 +73,7 @@ fn several(plan: &Plan, runs: &[Run]) {
     say!("{}", compare::table(setting, phases, &rows));
     let all = runs.len();
     let (possible, blocks) = runs.iter().fold((0, 0), |(possible, blocks), run| {
-        let (p, b) = plan.blocks(run);
+        let (p, b) = run.blocks();
         (possible + p, blocks + b)
     });
     if possible > 0 {

@@ -1,6 +1,5 @@
 //! One run: the stages of KVM's kvm_page_table_test, timed.
 
-use slat::addr::GpaRange;
 use slat::vm::{self, LogMode, VmRef};
 use slat_machine::Machine;
 use std::time::Duration;
@@ -44,12 +43,20 @@ pub(crate) struct Run {
     pub(crate) format: &'static str,
     pub(crate) vcpus: u32,
     pub(crate) locking: Locking,
-    pub(crate) memory: GpaRange,
+    pub(crate) layout: Layout,
     pub(crate) measured: Measured,
     pub(crate) footprint: Footprint,
 }
 
 impl Run {
+    /// How many blocks could map the memory, and how many do after `adjust`.
+    pub(crate) fn blocks(&self) -> (u64, u64) {
+        match self.layout.has_blocks() {
+            true => (self.layout.pieces(), self.measured.adjust.leaves.of(self.layout.piece)),
+            false => (0, 0),
+        }
+    }
+
     /// The median of each time over repeats of the same run; counts are the last repeat's, peaks the highest.
     pub(crate) fn median(repeats: Vec<Run>) -> Option<Run> {
         let mut median = repeats.last()?.clone();
@@ -83,7 +90,7 @@ impl<'p> Stages<'p> {
         let test = Self { plan, case, layout };
         let rig = Rig { setting: &plan.setting, case, memory: layout.memory, slots: 1, test };
         let (measured, footprint) = rig.run()?;
-        Ok(Run { format, vcpus, locking, memory: layout.memory, measured, footprint })
+        Ok(Run { format, vcpus, locking, layout, measured, footprint })
     }
 
     /// Lets the guest run, counts the leaves, and looks at what is there.

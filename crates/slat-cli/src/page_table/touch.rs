@@ -5,15 +5,16 @@ use slat_machine::{FaultEntry, Runner};
 use std::sync::atomic::AtomicBool;
 
 use crate::failure::Failure;
-use crate::harness::PAGE;
 use crate::harness::guest::Work;
 
 /// The memory that all vCPUs touch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) memory: GpaRange,
-    /// Bytes in a page of what backs the memory, whose multiples the memory's ends are.
+    /// Bytes of the leaf that maps a page of what backs the memory, whose multiples the memory's ends are.
     pub(crate) piece: u64,
+    /// Bytes in a page.
+    pub(crate) page: u64,
 }
 
 /// A stage in which the guest runs.
@@ -51,7 +52,7 @@ impl Stage {
 impl Layout {
     /// Whether pieces can be mapped by blocks.
     pub(crate) fn has_blocks(&self) -> bool {
-        self.piece > PAGE
+        self.piece > self.page
     }
 
     /// How many pieces there are.
@@ -105,22 +106,22 @@ impl Work for Touch {
 
 impl Touch {
     fn steps<E: FaultEntry>(&self, runner: &mut Runner<'_, E>, is_even: bool) -> Result<(), Failure> {
-        let Layout { memory, piece } = self.layout;
+        let Layout { memory, piece, page } = self.layout;
         match self.stage {
             Stage::Create => Layout::every(memory, piece).try_for_each(|gpa| self.touch(runner, gpa, is_even)),
             Stage::Update => Layout::every(memory, piece).try_for_each(|gpa| {
                 self.touch(runner, gpa, true)?;
                 self.second_half(gpa).try_for_each(|gpa| self.touch(runner, gpa, false))
             }),
-            Stage::Adjust => Layout::every(memory, PAGE).try_for_each(|gpa| self.touch(runner, gpa, is_even)),
+            Stage::Adjust => Layout::every(memory, page).try_for_each(|gpa| self.touch(runner, gpa, is_even)),
         }
     }
 
     /// The pages of a piece's second half; none where a piece is a page.
     fn second_half(&self, start: Gpa) -> impl Iterator<Item = Gpa> + use<> {
-        let piece = self.layout.piece;
+        let Layout { piece, page, .. } = self.layout;
         let half = if self.layout.has_blocks() { piece / 2 } else { piece };
-        (half..piece).step_by(PAGE as usize).map(move |offset| Gpa::new(start.get() + offset))
+        (half..piece).step_by(page as usize).map(move |offset| Gpa::new(start.get() + offset))
     }
 
     #[inline]
@@ -152,8 +153,10 @@ impl Touch {
 mod tests {
     use super::*;
 
+    const PAGE: u64 = 4096;
+
     fn layout(piece: u64) -> Layout {
-        Layout { memory: GpaRange::with_len(Gpa::new(1 << 30), 4 << 20).unwrap(), piece }
+        Layout { memory: GpaRange::with_len(Gpa::new(1 << 30), 4 << 20).unwrap(), piece, page: PAGE }
     }
 
     #[test]

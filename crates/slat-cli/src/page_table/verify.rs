@@ -5,7 +5,6 @@ use slat::format::Format;
 use slat::host::Access;
 use slat::vm::VmRef;
 use slat_machine::Machine;
-use slat_machine::memory::PAGE_WORDS;
 use slat_machine::physical::GUEST_BASE;
 use slat_machine::walk::translate;
 
@@ -13,7 +12,6 @@ use super::leaves::Leaves;
 use super::touch::{Layout, Stage};
 use crate::arguments::Collapse;
 use crate::failure::{Failure, engine};
-use crate::harness::PAGE;
 
 /// Checks the memory, and that `leaves`, which the engine counts, are there and are those that have to be.
 pub(super) fn check<R>(
@@ -56,13 +54,13 @@ pub(super) fn check_log(layout: &Layout, dirty: u64) -> Result<(), Failure> {
 
 /// The first word of each page is what the guest wrote last; nobody ever wrote another.
 fn contents(machine: &Machine, layout: &Layout, stage: Stage) -> Result<(), Failure> {
-    let mut words = [0; PAGE_WORDS];
+    let mut words = vec![0; (layout.page / 8) as usize];
     for page in 0..machine.memory().pages() {
-        let gpa = Gpa::new(layout.memory.start().get() + page * PAGE);
+        let gpa = Gpa::new(layout.memory.start().get() + page * layout.page);
         machine.memory().read_page(page, &mut words);
         let first = layout.word_after(Some(stage), gpa);
         let expected = |index| if index == 0 { first } else { 0 };
-        if let Some(index) = (0..PAGE_WORDS).find(|&index| words[index] != expected(index)) {
+        if let Some(index) = (0..words.len()).find(|&index| words[index] != expected(index)) {
             return Err(Failure::Verification(format!(
                 "verification failed: after {}, page {page} (GPA {:#x}) holds {:#018x} at byte {}, and {:#018x} has to be there",
                 stage.name(),

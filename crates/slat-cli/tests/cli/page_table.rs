@@ -82,6 +82,38 @@ fn a_scan_brings_every_block_back() {
     assert!(json(&["-b", "4M"])["runs"][0]["collapse"].is_null());
 }
 
+/// A block is split down to its first page and becomes one again, whatever their sizes: in one format of each.
+#[test]
+fn blocks_of_every_size_are_split_and_come_back() {
+    let sizes = [
+        ("arm64-16k", 32 << 20, 16 << 10),
+        ("arm64-16k-contiguous", 32 << 20, 16 << 10),
+        ("arm64-64k", 512 << 20, 64 << 10),
+    ];
+    for (format, block, page) in sizes {
+        let bytes = block.to_string();
+        let object = json(&["-v", "2", "--format", format, "-b", &bytes, "--verify", "--collapse", "in-place"]);
+        let run = &object["runs"][0];
+        assert_eq!((&run["verified"], &run["piece_bytes"]), (&true.into(), &block.into()), "{format}");
+        assert_eq!((leaves(run, "create", block), leaves(run, "update", page)), (1, block / page), "{format}");
+        assert_eq!(
+            (&run["splits"], &run["collapses"], leaves(run, "adjust", block)),
+            (&1.into(), &1.into(), 1),
+            "{format}"
+        );
+    }
+    let runs = json(&[
+        "-b",
+        "2M",
+        "-s",
+        "anonymous",
+        "--verify",
+        "--format",
+        "arm64-4k-contiguous,arm64-64k-contiguous,sv48x4-svnapot",
+    ]);
+    assert!(runs["runs"].as_array().expect("runs").iter().all(|run| run["verified"] == true));
+}
+
 #[test]
 fn other_options_are_verified_too() {
     for arguments in [
@@ -141,7 +173,7 @@ fn several_runs_print_a_table() {
 fn bad_input_on_every_option_says_what_is_allowed() {
     for (arguments, code, message) in [
         (&["-b", "0"][..], 2, "whole pages"),
-        (&["-b", "3M"], 2, "3M is not a multiple of 2M, the page of anonymous_thp (see -s)"),
+        (&["-b", "3M"], 2, "3M is not a multiple of 2M, by which arm64-4k maps anonymous_thp (see -s)"),
         (&["-b", "12Q"], 2, "none of k, m, g, t"),
         (&["-b", "300T"], 2, "address space"),
         (&["-b", "200T"], 3, "choose a smaller"),
@@ -154,7 +186,8 @@ fn bad_input_on_every_option_says_what_is_allowed() {
         (&["-s", "floppy"], 2, "anonymous_thp"),
         (&["-v", "0"], 2, "1 to 1024"),
         (&["-v", "x"], 2, "invalid"),
-        (&["--format", "arm64-4k,arm64-16k"], 2, "pages of 16K"),
+        (&["--format", "arm64-4k,arm64-16k"], 2, "2M is not a multiple of 32M, by which arm64-16k maps"),
+        (&["-b", "72K", "--format", "arm64-64k", "-s", "anonymous"], 2, "whole pages"),
         (&["--format", "vax"], 2, "there are: arm64-4k, "),
         (&["--locking", "hope"], 2, "lock-free, shared-fault, shared-relax, exclusive"),
         (&["--repeat", "0"], 2, "1 to 1000"),

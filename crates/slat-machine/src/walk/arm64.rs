@@ -4,7 +4,7 @@
 //! start level and concatenated root tables by VTCR_EL2.{T0SZ, SL0, SL2} (D8.2), output address size by VTCR_EL2.PS, the
 //! access flag and the dirty state with and without hardware management (D8.5), S2AP and XN, by exception level with
 //! FEAT_XNX (D8.4), MemAttr with and without FEAT_S2FWB (D8.6), the order in which faults are reported at one level
-//! (translation, address size, access flag, permission), their codes in a syndrome, and the Contiguous bit (D8.7.1), which an
+//! (translation, address size, access flag, permission), their codes in a syndrome, shareability, and the Contiguous bit (D8.7.1), which an
 //! implementation may ignore, and this one never does. Not modelled: nT, and the table descriptors' access flag (FEAT_HAFT).
 //!
 //! The manual counts levels from the root, -1 or 0 to 3. This crate counts from the leaf: its level 0 is the manual's 3.
@@ -57,6 +57,8 @@ pub struct Vtcr {
     pub sl0: u8,
     /// SL2: for 4 KiB with DS, and SL0 0, the start is at level -1.
     pub sl2: bool,
+    /// SH0: the shareability of walks, and with DS that of memory.
+    pub sh0: u8,
     /// TG0.
     pub granule: Granule,
     /// PS: the size of output addresses. 0 to 6 are 32, 36, 40, 42, 44, 48 and 52 bits.
@@ -81,7 +83,8 @@ pub struct NoVtcr(pub u64);
 
 impl Vtcr {
     /// The value that a hypervisor gives a guest with `bits` bits of physical address, for the granule of 4 KiB: the start
-    /// level furthest down whose root is at most 16 concatenated tables, 48 bits of output, no hardware management.
+    /// level furthest down whose root is at most 16 concatenated tables, 48 bits of output, no hardware management, walks
+    /// that are inner shareable.
     pub const fn for_ipa_bits(bits: u32) -> Result<Self, IpaBits> {
         let sl0 = match bits {
             32..=34 => 0,
@@ -90,11 +93,12 @@ impl Vtcr {
             _ => return Err(IpaBits(bits)),
         };
         let granule = Granule::Four;
-        Ok(Self { t0sz: (64 - bits) as u8, sl0, sl2: false, granule, ps: 5, ha: false, hd: false, ds: false })
+        let t0sz = (64 - bits) as u8;
+        Ok(Self { t0sz, sl0, sl2: false, sh0: 0b11, granule, ps: 5, ha: false, hd: false, ds: false })
     }
 
-    /// The fields of a register's value (D24.2). What does not shape a walk here (cacheability and shareability of walks,
-    /// the size of VMIDs) is not looked at.
+    /// The fields of a register's value (D24.2). What does not shape a walk here (the cacheability of walks, the size of
+    /// VMIDs) is not looked at.
     pub const fn decode(value: u64) -> Result<Self, NoVtcr> {
         let register = Descriptor(value);
         let granule = match register.bits(15, 14) {
@@ -110,6 +114,7 @@ impl Vtcr {
             t0sz: register.bits(5, 0) as u8,
             sl0: register.bits(7, 6) as u8,
             sl2: register.bit(33),
+            sh0: register.bits(13, 12) as u8,
             granule,
             ps: register.bits(18, 16) as u8,
             ha: register.bit(21),
@@ -173,6 +178,17 @@ impl Vtcr {
             Granule::SixtyFour => level.get() <= 1 || (level.get() == 2 && self.ps >= 6),
         }
     }
+}
+
+/// Among whom memory is coherent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shareability {
+    /// 0b00: nobody but the one who accesses it.
+    Non,
+    /// 0b10: all observers.
+    Outer,
+    /// 0b11: the CPUs that run one operating system, or hypervisor.
+    Inner,
 }
 
 /// For which fetches a leaf's XN field counts.
@@ -275,6 +291,21 @@ impl Stage2 {
     /// The same for these fetches.
     pub const fn with_fetches(self, fetches: Fetches) -> Self {
         Self { fetches, ..self }
+    }
+
+    /// The shareability of a leaf's memory, `None` for the reserved value (D8.6): SH in bits 9:8, or where DS has address
+    /// bits there, VTCR_EL2.SH0. What is not cached is outer shareable, whatever is said.
+    pub fn shareability(&self, descriptor: u64) -> Option<Shareability> {
+        let descriptor = Descriptor(descriptor);
+        let memory = if self.forced_write_back { descriptor.forced_memory() } else { descriptor.memory() };
+        let field = if self.vtcr.ds { self.vtcr.sh0 as u64 } else { descriptor.bits(9, 8) };
+        match (memory, field) {
+            (Memory::NonCacheable | Memory::Device, _) => Some(Shareability::Outer),
+            (_, 0b00) => Some(Shareability::Non),
+            (_, 0b10) => Some(Shareability::Outer),
+            (_, 0b11) => Some(Shareability::Inner),
+            _ => None,
+        }
     }
 
     /// Descriptors in a contiguous set of `level`, as a power of two (D8.7.1): 16 with the granule of 4 KiB; 128 pages or 32

@@ -1,11 +1,11 @@
 //! RISC-V G-stage, read from The RISC-V Instruction Set Manual, volume II: the chapter on the H extension ("hgatp",
 //! "Guest Physical Address Translation", "Guest-Page Faults", "Trap Cause Codes") and, for what it refers to, the chapter
 //! on supervisor mode (the algorithm of "Virtual Address Translation Process", the entries of Sv39, Sv48 and Sv57) and
-//! those on Svade, Svadu and Svpbmt.
+//! those on Svade, Svadu, Svpbmt and Svnapot.
 //!
 //! Modelled: Sv39x4, Sv48x4 and Sv57x4 with the root widened by two bits, leaves at every level, accessed and dirty flags
-//! that fault (Svade) or that the hart sets (Svadu), memory types of Svpbmt or their bits reserved, and the exceptions that
-//! report it. Not modelled: Sv32x4, and Svnapot, whose bit 63 is reserved without it.
+//! that fault (Svade) or that the hart sets (Svadu), memory types of Svpbmt or their bits reserved, sets of 64 KiB (Svnapot) or
+//! their bit reserved, and the exceptions that report it. Not modelled: Sv32x4.
 //!
 //! The manual counts levels from the leaf, as this crate does.
 

@@ -3,9 +3,13 @@
 use slat::vm::{Budget, Collapse};
 
 use crate::run::{Scenario, all_three, both};
-use crate::stage::{LOGGED, ModelWorker, PLAIN, READ, READ_ONLY, Stage, WRITE, harvest, set_flags, two_workers, unmap};
+use crate::stage::{
+    BY_HARDWARE, LOGGED, ModelWorker, PLAIN, READ, READ_ONLY, Stage, WRITE, harvest, set_flags, two_workers, unmap,
+};
 use crate::tool::{Loom, Shuttle, Tool};
-use crate::world::{Setup, World, pages};
+use crate::world::{REGION, Setup, World, pages};
+
+use super::hardware_log;
 
 /// A write to a page whose table is being collapsed.
 pub const WRITE_BESIDE: Scenario = Scenario::new("collapse_fault/write", write::<Loom>, write::<Shuttle>);
@@ -15,6 +19,11 @@ pub const BY_FAULTS: Scenario = Scenario::new("collapse_fault/by_faults", by_fau
 
 /// Logging is turned on while the table is collapsed; a write comes after.
 pub const ENABLING: Scenario = Scenario::new("collapse_fault/enabling", enabling::<Loom>, enabling::<Shuttle>);
+
+/// As [`ENABLING`], of a log that hardware keeps: no table may become a block under it, whose pages hardware would not tell
+/// apart.
+pub const ENABLING_BY_HARDWARE: Scenario =
+    Scenario::new("collapse_fault/enabling_by_hardware", enabling_by_hardware::<Loom>, enabling_by_hardware::<Shuttle>);
 
 /// The log is turned on and harvested while the table is collapsed and a guest writes.
 pub const HARVEST: Scenario =
@@ -84,6 +93,19 @@ fn enabling<T: Tool>() {
     drop(guest);
     stage.last_harvest(&mut worker);
     stage.close(worker);
+}
+
+fn enabling_by_hardware<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(Setup::block().with_hardware_dirty(), LOGGED);
+    let mut guest = stage.guest(0);
+    (0..REGION).for_each(|page| guest.reach(page, WRITE));
+    stage.world.log_ends();
+    set_flags(&mut worker, PLAIN);
+    let worker = two_workers(&stage, worker, |_, worker| set_flags(worker, BY_HARDWARE), collapse_in_place);
+    stage.world.log_begins();
+    guest.reach(2, WRITE);
+    drop(guest);
+    hardware_log::check(stage, worker);
 }
 
 fn with_harvest<T: Tool>() {

@@ -54,7 +54,7 @@ fn write<T: Tool>(guest: &mut Guest<T>) {
 
 /// Harvests until one is complete, with all guests at rest: nothing may be unreported. No further writes are tried, as
 /// [`Stage::last_harvest`] does: here they would need no fault, and put right what was lost.
-fn check<T: Tool>(stage: Stage<T>, mut worker: ModelWorker<T>) {
+pub(super) fn check<T: Tool>(stage: Stage<T>, mut worker: ModelWorker<T>) {
     let complete = (0..8).any(|_| harvest(&stage.world, &mut worker, stage.world.all_pages()));
     assert!(complete, "harvests of a guest that does nothing are complete at some time");
     stage.world.check_reported();

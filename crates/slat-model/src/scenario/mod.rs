@@ -5,6 +5,7 @@ pub mod collapse_fault;
 pub mod fault_fault;
 pub mod fault_harvest;
 pub mod fault_slot_change;
+pub mod group_log;
 pub mod groups;
 pub mod hardware_log;
 pub mod invalidate_fault;
@@ -28,6 +29,7 @@ pub const ALL: &[Scenario] = &[
     collapse_fault::WRITE_BESIDE,
     collapse_fault::BY_FAULTS,
     collapse_fault::ENABLING,
+    collapse_fault::ENABLING_BY_HARDWARE,
     collapse_fault::HARVEST,
     collapse_fault::UNMAP,
     collapse_fault::UNMAP_PART,
@@ -65,6 +67,13 @@ pub const ALL: &[Scenario] = &[
     groups::ENABLING,
     groups::PROTECT_PART,
     groups::COLLAPSE,
+    group_log::HARVEST,
+    group_log::UNMAP_PART,
+    group_log::CUT,
+    group_log::CLEAR,
+    group_log::ENABLING,
+    group_log::ENABLING_RELAX,
+    group_log::ENABLING_UNMAP,
     split_fault::READ_BESIDE,
     split_fault::WRITE_BESIDE,
     split_fault::HARVEST,

@@ -73,12 +73,24 @@ pub type Arm64Fwb = Stage2<12, false, true>;
 pub type Arm64Hd = Stage2<12, false, false, true>;
 /// 4 KiB granule with FEAT_LPA2, addresses of 32 to 52 bits.
 pub type Arm64Lpa2 = Stage2<12, true, false>;
+/// [`Arm64Lpa2`] with FEAT_S2FWB.
+pub type Arm64Lpa2Fwb = Stage2<12, true, true>;
 /// 16 KiB granule, addresses of 32 to 48 bits.
 pub type Arm64_16k = Stage2<14, false, false>;
+/// [`Arm64_16k`] with contiguous groups.
+pub type Arm64_16kContiguous = Stage2<14, false, false, false, true>;
+/// [`Arm64_16k`] with FEAT_S2FWB.
+pub type Arm64_16kFwb = Stage2<14, false, true>;
 /// 16 KiB granule with FEAT_LPA2, addresses of 32 to 52 bits.
 pub type Arm64_16kLpa2 = Stage2<14, true, false>;
+/// [`Arm64_16kLpa2`] with FEAT_S2FWB.
+pub type Arm64_16kLpa2Fwb = Stage2<14, true, true>;
 /// 64 KiB granule, addresses of 32 to 52 bits; past 48 with FEAT_LPA.
 pub type Arm64_64k = Stage2<16, false, false>;
+/// [`Arm64_64k`] with contiguous groups.
+pub type Arm64_64kContiguous = Stage2<16, false, false, false, true>;
+/// [`Arm64_64k`] with FEAT_S2FWB.
+pub type Arm64_64kFwb = Stage2<16, false, true>;
 
 /// Why a [`Stage2`] configuration is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

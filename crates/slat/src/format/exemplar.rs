@@ -208,8 +208,9 @@ fn dirty<F: Format>(format: F, raw: u64, level: Level) {
 mod tests {
     use super::*;
     use crate::format::{
-        Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, EptAd,
-        Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
+        Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kFwb, Arm64_16kLpa2, Arm64_16kLpa2Fwb, Arm64_64k,
+        Arm64_64kContiguous, Arm64_64kFwb, Arm64Contiguous, Arm64Fwb, Arm64Hd, Arm64Lpa2, Arm64Lpa2Fwb, Ept, Ept5,
+        EptAd, Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
     };
 
     #[test]
@@ -219,17 +220,21 @@ mod tests {
             check(Arm64::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64Contiguous::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64_16k::new(bits).unwrap(), &frames((1 << 48) - 1));
-            check(Stage2::<14, false, false, false, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64_16kContiguous::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64_16kFwb::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Stage2::<16, false, false, true, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
         }
         for bits in 32..=52 {
             check(Arm64Lpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
             check(Arm64_16kLpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
             check(Arm64_64k::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Arm64_64kContiguous::new(bits).unwrap(), &frames((1 << 52) - 1));
         }
+        check(Arm64Lpa2Fwb::new(52).unwrap(), &frames((1 << 52) - 1));
+        check(Arm64_16kLpa2Fwb::new(52).unwrap(), &frames((1 << 52) - 1));
         check(Arm64Fwb::new(48).unwrap(), &frames((1 << 48) - 1));
         check(Arm64Lpa2::with_levels(52, 5).unwrap(), &frames((1 << 52) - 1));
-        check(Stage2::<16, false, true>::new(52).unwrap(), &frames((1 << 52) - 1));
+        check(Arm64_64kFwb::new(52).unwrap(), &frames((1 << 52) - 1));
         check(Ept::new(), &frames((1 << 52) - 1));
         check(Ept5::new(), &frames((1 << 52) - 1));
         check(Npt::new(), &frames((1 << 52) - 1));

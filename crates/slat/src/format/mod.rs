@@ -15,7 +15,8 @@ mod riscv;
 mod words;
 
 pub use arm64::{
-    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Stage2,
+    Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kFwb, Arm64_16kLpa2, Arm64_16kLpa2Fwb, Arm64_64k,
+    Arm64_64kContiguous, Arm64_64kFwb, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Arm64Lpa2Fwb, Stage2,
 };
 pub use ept::{Ept, Ept5, Ept5Ad, EptAd, ExtendedPageTables};
 pub use fake::Fake;

@@ -105,7 +105,7 @@ impl<R: VmRef> Worker<R> {
         }
         let section = space.domain.enter(&mut member.reader);
         let visit = Visit { space, section: section.inside(), tally: section.tally() };
-        let collapsed = if wants_leaf(vm, visit, at, level) { collapse_at(visit, at, level) } else { None };
+        let collapsed = if wants_leaf(vm, visit, at, level) { collapse_at(vm, visit, at, level) } else { None };
         drop(section);
         let Some(subtree) = collapsed else { return false };
         let tag = space.domain.tag();
@@ -133,22 +133,29 @@ fn wants_leaf<H: Host, F: Format>(vm: &Vm<H, F>, visit: Visit<'_, H, F>, at: Gpa
 /// (collapse by fault). The table that is left over goes to `stash`, unless that is taken.
 #[cold]
 #[inline(never)]
-pub(super) fn collapse_around<H: Host, F: Format, A: Atomics>(
+pub(super) fn collapse_around<H: Host, F: Format>(
+    vm: &Vm<H, F>,
     visit: Visit<'_, H, F>,
-    slot: &Slot<A>,
+    slot: &Slot<H::Atomics>,
     stash: &mut Option<Subtree>,
     gpa: Gpa,
 ) {
     if stash.is_none() && may_be_leaf(visit, slot, gpa, ONE) {
-        *stash = collapse_at(visit, gpa, ONE);
+        *stash = collapse_at(vm, visit, gpa, ONE);
     }
 }
 
-/// Collapses the table of `level` around `at`, if there is one.
-fn collapse_at<H: Host, F: Format>(visit: Visit<'_, H, F>, at: Gpa, level: Level) -> Option<Subtree> {
+/// Collapses the table of `level` around `at`, if there is one. Who turned a log on since the slot was looked at either is
+/// seen by the second look, under the locked parent, or meets the parent and then the leaf (R6).
+fn collapse_at<H: Host, F: Format>(vm: &Vm<H, F>, visit: Visit<'_, H, F>, at: Gpa, level: Level) -> Option<Subtree> {
     let position = visit.walk(at, level)?;
-    let is_table = position.level == level && visit.space.format.is_table(position.raw, level);
-    if is_table { visit.collapse(position, at) } else { None }
+    if position.level != level || !visit.space.format.is_table(position.raw, level) {
+        return None;
+    }
+    visit.collapse(position, at, || {
+        let slot = vm.slots.read(visit.section).find(at, &mut LastUsed::default());
+        slot.is_some_and(|slot| slot.log.is_none() && slot.range.covers(visit.span(at, level)))
+    })
 }
 
 /// Whether slot and backing would have the memory around `at` mapped by a leaf of `level`. Asked for the decision only:

@@ -182,7 +182,7 @@ impl<'a, H: Host, F: Format> Fault<'a, H, F> {
         if let Some(slot) = self.vm.slots.read(self.visit.section).find_any(self.gpa, self.last_used) {
             mark(slot, span, self.page_shift());
             if slot.log.is_none() && level == Level::PAGE && self.vcpu.is_some() {
-                collapse_around(self.visit, slot, self.stash, self.gpa);
+                collapse_around(self.vm, self.visit, slot, self.stash, self.gpa);
             }
         }
         self.visit.published();

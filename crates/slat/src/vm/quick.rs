@@ -62,7 +62,7 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
         match self.vm.slots.read(self.visit.section).guess(self.gpa, self.memo.last_used) {
             Some(slot) => match &slot.log {
                 Some(log) => self.mark(log),
-                None => collapse_around(self.visit, slot, &mut self.memo.stash, self.gpa),
+                None => collapse_around(self.vm, self.visit, slot, &mut self.memo.stash, self.gpa),
             },
             None => mark_by_search(self.vm, self.visit, &mut self.memo.last_used, self.gpa),
         }

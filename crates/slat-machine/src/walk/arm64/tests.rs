@@ -231,7 +231,7 @@ const FORMATS: [(Granule, bool, u8, &[i32]); 6] = [
 
 /// A consistent value for the format, with 48 bits of input.
 fn vtcr((granule, ds, ps, _): (Granule, bool, u8, &[i32]), ha: bool, hd: bool) -> Vtcr {
-    Vtcr { t0sz: 16, sl0: 2, sl2: false, granule, ps, ha, hd, ds }
+    Vtcr { t0sz: 16, sl0: 2, sl2: false, sh0: 0b11, granule, ps, ha, hd, ds }
 }
 
 /// MemAttr under FEAT_S2FWB: 0b0110 and 0b0111 are write-back here, 0b0101 is not cacheable, the rest is Device.
@@ -317,7 +317,8 @@ const SIXTY_FOUR: Starts =
 #[test]
 fn start_levels_of_the_other_granules() {
     let start = |granule, ds, sl0, bits: u32| {
-        let vtcr = Vtcr { t0sz: (64 - bits) as u8, sl0, sl2: false, granule, ps: 5, ha: false, hd: false, ds };
+        let vtcr =
+            Vtcr { t0sz: (64 - bits) as u8, sl0, sl2: false, sh0: 0b11, granule, ps: 5, ha: false, hd: false, ds };
         Stage2::new(vtcr).start(Gpa::new(0))
     };
     for (granule, starts) in [(Granule::Sixteen, SIXTEEN), (Granule::SixtyFour, SIXTY_FOUR)] {
