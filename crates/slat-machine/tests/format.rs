@@ -8,8 +8,8 @@ use std::ops::RangeInclusive;
 use proptest::prelude::*;
 use slat::addr::{Gpa, Hpa, Level};
 use slat::format::{
-    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Fwb, Arm64Hd, Arm64Lpa2, Change, Ept, Ept5, Ept5Ad, EptAd, Format,
-    Kind, Leaf, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
+    Arm64, Arm64_16k, Arm64_16kLpa2, Arm64_64k, Arm64Bbm2, Arm64Fwb, Arm64Hd, Arm64Lpa2, Change, Ept, Ept5, Ept5Ad,
+    EptAd, Format, Kind, Leaf, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
 };
 use slat::host::{Access, MemoryType, Permissions};
 use slat_machine::walk::{
@@ -72,6 +72,7 @@ macro_rules! pairs {
                 a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbids,
                 a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing,
                 states_of_software_are_invalid_to_the_hardware_at_every_level,
+                words_that_are_held_or_frozen_are_to_the_hardware_what_they_were,
                 the_hardware_never_takes_an_annotation_for_an_entry,
                 the_shape_of_the_tree_is_the_same_for_every_address_size,
                 the_root_register_leads_to_the_root,
@@ -109,6 +110,8 @@ pairs! {
     arm_4k_el1: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el1, vttbr;
     arm_4k_el0: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el0, vttbr;
     arm_4k_hd: Arm64Hd, 40..=48, |bits| Arm64Hd::new(bits).unwrap(), stage2, vttbr;
+    arm_4k_bbm2: Arm64Bbm2, 32..=48, |bits| Arm64Bbm2::new(bits).unwrap(), stage2, vttbr;
+    arm_4k_hd_bbm2: Stage2<12, false, false, true, false, true>, 40..=48, |bits| Stage2::new(bits).unwrap(), stage2, vttbr;
     arm_4k_four_levels: Arm64, 40..=48, |bits| Arm64::with_levels(bits, 4).unwrap(), stage2, vttbr;
     arm_4k_fwb: Arm64Fwb, 40..=40, |bits| Arm64Fwb::new(bits).unwrap(), stage2, vttbr;
     arm_4k_lpa2: Arm64Lpa2, 32..=52, |bits| Arm64Lpa2::new(bits).unwrap(), stage2, vttbr;
@@ -136,11 +139,12 @@ pairs! {
 }
 
 /// arm64 stage 2 is walked under the very value of VTCR_EL2 that the format gives.
-fn stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
-    format: Stage2<GRANULE, LPA2, FWB, HD>,
+fn stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const BBM2: bool>(
+    format: Stage2<GRANULE, LPA2, FWB, HD, false, BBM2>,
 ) -> arm64::Stage2 {
     let walker = arm64::Stage2::new(arm64::Vtcr::decode(format.vtcr(6, true, false)).unwrap());
-    if FWB { walker.with_forced_write_back() } else { walker }
+    let walker = if FWB { walker.with_forced_write_back() } else { walker };
+    if BBM2 { walker.with_mixed_sizes() } else { walker }
 }
 
 fn stage2_el1<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
@@ -155,8 +159,8 @@ fn stage2_el0<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bo
     stage2(format).with_fetches(arm64::Fetches::El0)
 }
 
-fn vttbr<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
-    format: Stage2<GRANULE, LPA2, FWB, HD>,
+fn vttbr<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const BBM2: bool>(
+    format: Stage2<GRANULE, LPA2, FWB, HD, false, BBM2>,
     root: Hpa,
 ) -> u64 {
     format.vttbr(root, 0xabcd)
@@ -311,9 +315,41 @@ fn a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbi
             match format.change(old, new, level) {
                 Change::Free => assert!(same_place && widens, "{old:#x} to {new:#x} at {level}"),
                 Change::Flush => assert!(same_place, "{old:#x} to {new:#x} at {level}"),
+                Change::Overlap => panic!("{old:#x} and {new:#x} are of one size"),
                 Change::Break => {}
             }
         }
+    }
+}
+
+/// A guest goes on through an entry that changes its size: what software marks in it is nothing to the hardware.
+fn words_that_are_held_or_frozen_are_to_the_hardware_what_they_were<P: Pair>() {
+    let (format, walker) = P::both();
+    if !format.overlaps() {
+        return;
+    }
+    let same =
+        |marked, raw, level| assert_eq!(walker.resolve(marked, level), unmarked(walker.resolve(raw, level), marked));
+    for level in leaf_levels(format).filter(|&level| level > Level::PAGE) {
+        let table = format.table(Hpa::new(0x7f40_1234_0000), level);
+        [table, format.kept(table, level)].into_iter().for_each(|raw| same(format.held(raw, level), raw, level));
+        for leaf in leaves(0x4000_0000) {
+            let raw = format.leaf(leaf, level);
+            if format.change(table, raw, level) == Change::Overlap {
+                same(format.held(raw, level), raw, level);
+                let below = level.below().unwrap();
+                let child = format.leaf(leaf, below);
+                same(format.frozen(child, below), child, below);
+            }
+        }
+    }
+}
+
+/// What hardware makes of a word, with its update of the access flag made to the `marked` one.
+fn unmarked(step: Step, marked: u64) -> Step {
+    match step {
+        Step::Leaf { translation, update } => Step::Leaf { translation, update: update.map(|_| marked | 1 << 10) },
+        other => other,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Visit;
 use crate::addr::{Gpa, Hpa, Level};
-use crate::format::{Format, Kind, Leaf};
+use crate::format::{Change, Format, Kind, Leaf};
 use crate::host::Host;
 use crate::reclaim::Subtree;
 use crate::table::{Entry, Position, TableRef};
@@ -23,20 +23,27 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     ///
     /// The parent is locked first, then each child frozen by a compare-and-swap from the value seen: what a fault or a
     /// protection changes until then is in the value, and who comes later finds the child frozen, starts again from the
-    /// root and meets the locked parent. The leaf is made from the frozen values only.
+    /// root and meets the locked parent. The leaf is made from the frozen values only. All of this is for software alone
+    /// where hardware may use both sizes at once: it goes on with the children, then with the leaf.
     pub(crate) fn collapse(self, parent: Position<'s, H>, gpa: Gpa) -> Option<Subtree> {
         let format = self.space.format;
         let below = parent.level.below()?;
         let base = self.span(gpa, parent.level).start();
         let first = self.below(parent, base);
-        let mut children = Children::of(self, first, parent.level)?;
-        let Ok(broken) = parent.entry().break_valid::<F>(parent.raw) else { return None };
+        let mut children = Children::of(self, first, parent)?;
+        let broken = match children.overlap {
+            true => parent.entry().hold(parent.raw, format.held(parent.raw, parent.level)).ok()?,
+            false => parent.entry().break_valid::<F>(parent.raw).ok()?,
+        };
         if !children.freeze(format) {
             children.thaw(format);
             broken.restore();
             return None;
         }
         let leaf = format.leaf(children.united(format), parent.level);
+        if children.overlap {
+            broken.hold(format.held(leaf, parent.level));
+        }
         let mut gather = self.space.gather();
         gather.table(self.span(gpa, parent.level));
         let flushed = gather.close(&self.space.host, self.tally);
@@ -60,6 +67,8 @@ struct Children<'s, H: Host> {
     members: usize,
     /// Whether the first entry was seen to be in one.
     starts_grouped: bool,
+    /// Whether hardware goes on with them while they are frozen, and may use the leaf beside them.
+    overlap: bool,
     /// What the words say apart from write permission and the accessed flag, as that of the first entry.
     common: u64,
     /// The different words there are, as that of the first entry.
@@ -71,8 +80,9 @@ struct Children<'s, H: Host> {
 }
 
 impl<'s, H: Host> Children<'s, H> {
-    /// The children of the table whose first entry is `first`, if they may become a leaf of `level`.
-    fn of<F: Format>(visit: Visit<'s, H, F>, first: Position<'s, H>, level: Level) -> Option<Self> {
+    /// The children of the table at `parent` whose first entry is `first`, if they may become one leaf.
+    fn of<F: Format>(visit: Visit<'s, H, F>, first: Position<'s, H>, parent: Position<'s, H>) -> Option<Self> {
+        let level = parent.level;
         let format = visit.space.format;
         let geometry = format.geometry();
         let entries = geometry.entries();
@@ -93,6 +103,7 @@ impl<'s, H: Host> Children<'s, H> {
             format.leaf(Leaf { hpa, ..leaf }, first.level)
         };
         let stride = word(1).wrapping_sub(word(0));
+        let whole = format.leaf(leaf, level);
         let linear = word(0).wrapping_add(stride.wrapping_mul(entries as u64 - 1)) == word(entries - 1);
         linear.then(|| Self {
             table: first.table,
@@ -101,6 +112,7 @@ impl<'s, H: Host> Children<'s, H> {
             stride,
             members: 1 << format.group_bits(first.level),
             starts_grouped,
+            overlap: format.change(parent.raw, whole, level) == Change::Overlap,
             common: common(format, raw, first.level),
             variants: [raw; VARIANTS],
             count: 1,
@@ -116,8 +128,8 @@ impl<'s, H: Host> Children<'s, H> {
         while self.frozen < self.entries {
             let start = self.frozen;
             let frozen = match grouped {
-                true => self.freeze_run::<F>(variant, |raw| format.grouped(raw, self.level)),
-                false => self.freeze_run::<F>(variant, |raw| raw),
+                true => self.freeze_run(format, variant, |raw| format.grouped(raw, self.level)),
+                false => self.freeze_run(format, variant, |raw| raw),
             };
             self.which[start..start + frozen].fill(variant as u8 | if grouped { GROUPED } else { 0 });
             self.frozen += frozen;
@@ -135,13 +147,14 @@ impl<'s, H: Host> Children<'s, H> {
 
     /// Freezes entries of one kind, which `made` makes of their words, from the first one that is not frozen; how many.
     #[inline(always)]
-    fn freeze_run<F: Format>(&self, variant: usize, made: impl Fn(u64) -> u64) -> usize {
+    fn freeze_run<F: Format>(&self, format: F, variant: usize, made: impl Fn(u64) -> u64) -> usize {
         let start = self.frozen;
         let mut word = self.word(variant, start);
         let stride = self.stride;
         let freeze = |entry: Entry<'s, H::Atomics>| {
             let expected = made(word);
-            let same = entry.load() == expected && entry.change(expected, F::FROZEN).is_ok();
+            let frozen = if self.overlap { format.frozen(expected, self.level) } else { F::FROZEN };
+            let same = entry.load() == expected && entry.change(expected, frozen).is_ok();
             word = word.wrapping_add(stride);
             same
         };

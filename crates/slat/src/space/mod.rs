@@ -22,7 +22,7 @@ pub(crate) use shard::{Shards, Ticket, TooManyOpen};
 pub(crate) use split::Split;
 
 use crate::addr::{Gpa, GpaRange, Level};
-use crate::format::{Format, Geometry};
+use crate::format::{Format, Geometry, Kind};
 use crate::host::Host;
 use crate::reclaim::{Domain, Inside, OutOfMemory, Reader};
 use crate::sync::{Atomics, Padded};
@@ -91,7 +91,7 @@ impl<H: Host, F: Format> Space<H, F> {
     }
 
     pub(crate) fn gather(&self) -> Gather {
-        Gather::new(self.flush_threshold)
+        Gather::new(self.flush_threshold, self.format.overlaps())
     }
 }
 
@@ -198,7 +198,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// Waits until `position`'s entry is no longer locked. The caller owns nothing that is locked and has closed its
     /// gather: the owner waits for nothing but its own flush (R4).
     pub(crate) fn wait_unlocked(self, position: Position<'s, H>) {
-        while position.entry().load() == F::LOCKED {
+        while self.space.format.kind(position.entry().load(), position.level) == Kind::Locked {
             self.space.host.relax();
         }
     }

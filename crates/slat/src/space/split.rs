@@ -1,4 +1,5 @@
-//! Splitting a leaf into a table of leaves that map the same memory: populated before it is linked, one break.
+//! Splitting a leaf into a table of leaves that map the same memory: populated before it is linked, one break, or none
+//! where hardware may use both sizes at once.
 
 use super::{Grouping, Visit};
 use crate::addr::{Gpa, Hpa, Level};
@@ -21,7 +22,9 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// Splits the leaf seen at `position`, above the page level, which covers `gpa`.
     ///
     /// The children say what the leaf said when it was seen; the break is a compare-and-swap from that value, so a
-    /// change in between, by hardware or a protection, makes it fail. No answer of the embedder's is published anew, so
+    /// change in between, by hardware or a protection, makes it fail. Where there is no break, hardware has the table from
+    /// then on, and software has it after the flush: until then nobody changes what the leaf, which is still cached, says of
+    /// the same memory. No answer of the embedder's is published anew, so
     /// R4's check is not needed: an invalidation waits at the locked entry and then finds the table.
     #[cold]
     pub(crate) fn split(self, position: Position<'s, H>, gpa: Gpa, cache: &mut Cache) -> Split {
@@ -35,19 +38,25 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let grouping = if is_withheld { Grouping::Singles } else { Grouping::Groups };
         self.populate(&mut child, whole, below, grouping);
         let linked = format.table(table, position.level);
-        let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
+        let change = format.change(position.raw, linked, position.level);
+        let broken = match change {
+            Change::Overlap => position.entry().hold(position.raw, format.held(linked, position.level)),
+            _ => position.entry().break_valid::<F>(position.raw),
+        };
+        let Ok(broken) = broken else {
             child.write_series(0, 0);
             cache.push(table);
             return Split::Lost;
         };
-        if format.change(position.raw, linked, position.level) == Change::Free {
-            broken.replace_unflushed(linked);
-        } else {
-            let mut gather = self.space.gather();
-            gather.leaf(self.span(gpa, position.level), position.level);
-            let flushed = gather.close(&self.space.host, self.tally);
-            broken.make(&flushed, linked);
+        let span = self.span(gpa, position.level);
+        let mut gather = self.space.gather();
+        match change {
+            Change::Free => {}
+            Change::Overlap => gather.table(span),
+            Change::Flush | Change::Break => gather.leaf(span, position.level),
         }
+        let flushed = gather.close(&self.space.host, self.tally);
+        broken.make(&flushed, linked);
         self.tally.split();
         self.tally.unmapped(position.level, 1);
         self.tally.mapped(below, format.geometry().entries() as u64);
