@@ -10,6 +10,7 @@ pub mod hardware_log;
 pub mod invalidate_fault;
 pub mod protect_protect;
 pub mod reclaim;
+pub mod sizes;
 pub mod split_fault;
 pub mod teardown_fault;
 pub mod together;
@@ -65,6 +66,14 @@ pub const ALL: &[Scenario] = &[
     groups::ENABLING,
     groups::PROTECT_PART,
     groups::COLLAPSE,
+    sizes::SPLIT_READ,
+    sizes::SPLIT_AHEAD,
+    sizes::CLEARS,
+    sizes::CUT,
+    sizes::COLLAPSE_READ,
+    sizes::COLLAPSE_WRITE,
+    sizes::COLLAPSE_UNMAP,
+    sizes::COLLAPSE_ENABLING,
     split_fault::READ_BESIDE,
     split_fault::WRITE_BESIDE,
     split_fault::HARVEST,
