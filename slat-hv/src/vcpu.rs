@@ -5,6 +5,7 @@ use slat::host::{Access, VcpuId};
 use slat::vm::{Outcome, Vcpu};
 use slat_arch::aarch64::abort::{self, Abort};
 use slat_arch::aarch64::instructions;
+use slat_arch::aarch64::tlbi::{Operation, Scope};
 
 use crate::counts::{Counts, Kind, Live};
 use crate::cpu::{self, read_register};
@@ -91,8 +92,10 @@ impl<'v> Guest<'v> {
     /// The address first, then slat; the guest tries again in any case but those that slat cannot settle.
     #[inline(always)]
     fn abort(&mut self, abort: Abort, syndrome: u64) -> Option<Exit> {
-        if matches!(abort.cause, abort::Cause::Other(_)) {
-            return Some(Exit::Failed(Failure::Unexpected(syndrome)));
+        match abort.cause {
+            abort::Cause::Other(_) => return Some(Exit::Failed(Failure::Unexpected(syndrome))),
+            abort::Cause::Conflict => return forget_everything(),
+            _ => {}
         }
         let begun = if self.timed { cpu::ticks() } else { 0 };
         let gpa = address(abort)?;
@@ -141,6 +144,14 @@ impl<'v> Guest<'v> {
             Err(_) => Some(Exit::Failed(Failure::NoTables)),
         }
     }
+}
+
+/// Of two sizes for one address, only this is sure to drop both; the guest tries again.
+#[cold]
+fn forget_everything() -> Option<Exit> {
+    // SAFETY: in EL2, where HCR_EL2.{E2H, TGE} are clear, with this VM's stage 2 loaded.
+    unsafe { instructions::invalidate(core::iter::once(Operation::Everything), Scope::Local) };
+    None
 }
 
 /// Tables got at a time.

@@ -2,8 +2,9 @@
 
 use slat::format::{
     Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kFwb, Arm64_16kLpa2, Arm64_16kLpa2Fwb, Arm64_64k,
-    Arm64_64kContiguous, Arm64_64kFwb, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Arm64Lpa2Fwb, Ept,
-    Ept5, EptAd, Format, Geometry, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
+    Arm64_64kContiguous, Arm64_64kFwb, Arm64Bbm2, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2,
+    Arm64Lpa2Fwb, Ept, Ept5, EptAd, Format, Geometry, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot,
+    Sv57x4,
 };
 use slat_machine::walk::riscv::{GStage, Hart, Mode};
 use slat_machine::walk::{Walker, arm64, ept, npt};
@@ -38,6 +39,7 @@ macro_rules! formats {
 formats! {
     Arm64: Arm64::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(arm64::Stage2::new);
     Arm64Hd: Arm64Hd::new(ARM64_BITS), under(Arm64Hd::new(ARM64_BITS));
+    Arm64Bbm2: Arm64Bbm2::new(ARM64_BITS), arm64::Vtcr::for_ipa_bits(ARM64_BITS).map(mixing_sizes);
     Arm64Contiguous: Arm64Contiguous::new(ARM64_BITS), under(Arm64Contiguous::new(ARM64_BITS));
     Arm64Fwb: Arm64Fwb::new(ARM64_BITS), under(Arm64Fwb::new(ARM64_BITS));
     Arm64Lpa2: Arm64Lpa2::new(WIDE_BITS), under(Arm64Lpa2::new(WIDE_BITS));
@@ -76,6 +78,11 @@ fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, c
     let vtcr = format.map_err(engine)?.vtcr(6, false, false);
     let walker = arm64::Vtcr::decode(vtcr).map(arm64::Stage2::new).map_err(engine)?;
     Ok(if FWB { walker.with_forced_write_back() } else { walker })
+}
+
+/// The walker of a CPU with FEAT_BBML2.
+fn mixing_sizes(vtcr: arm64::Vtcr) -> arm64::Stage2 {
+    arm64::Stage2::new(vtcr).with_mixed_sizes()
 }
 
 /// The walker of a hart that takes sets of pages.

@@ -1,7 +1,7 @@
 //! One core: a TLB, a walker, and the window in which each guest access happens (see [`crate::maintenance`]).
 
 use slat::addr::GpaRange;
-use slat::addr::{Gpa, Hpa};
+use slat::addr::{Gpa, Hpa, Level};
 use slat::host::{Access, Flush, VcpuId};
 
 use crate::machine::Machine;
@@ -117,13 +117,29 @@ impl<'m> Cpu<'m> {
     #[inline]
     fn translate(&mut self, gpa: Gpa, access: Access) -> Result<Hpa, Exit> {
         let translation = match self.tlb.lookup(gpa) {
-            Lookup::Hit(translation) if translation.suffices(access) => translation,
+            Lookup::Hit(translation) if translation.suffices(access) => {
+                if self.tlb.mixes_sizes() && translation.level > Level::PAGE {
+                    self.walk_ahead(gpa);
+                }
+                translation
+            }
             Lookup::Hit(_) | Lookup::Miss => self.walk(gpa, access)?,
             Lookup::Conflict => return Err(Exit::Conflict),
         };
         let Translation { output, level, .. } = translation.check(access).map_err(Exit::Fault)?;
         let offset = gpa.get() & ((1 << self.machine.walker().shift(level)) - 1);
         Ok(Hpa::new(output.get() + offset))
+    }
+
+    /// Walks where nothing has to be walked for, as hardware may at any time: so a core that mixes sizes has both.
+    #[cold]
+    fn walk_ahead(&mut self, gpa: Gpa) {
+        let machine = self.machine;
+        let access = Access::Read;
+        let found = walk::walk(machine.walker(), machine.physical(), self.register, gpa, access, self.tlb.walks());
+        if let Ok(translation) = found {
+            self.tlb.fill(gpa, translation);
+        }
     }
 
     /// Walks, and remembers what was found even if it does not allow the access: hardware may, and software has to know.

@@ -41,6 +41,7 @@ pub struct Tlb {
     /// The sizes of sets that there may be in `sets`.
     set_sizes: Vec<SetSize>,
     walks: WalkCache,
+    mixes_sizes: bool,
 }
 
 /// Leaves of one level in a set, as a power of two.
@@ -70,7 +71,8 @@ pub enum Lookup {
     Miss,
     /// One translation.
     Hit(Translation),
-    /// Translations of two sizes: the tables were changed without break-before-make (arm64: TLB conflict abort).
+    /// Translations of two sizes: the tables were changed without break-before-make (arm64: TLB conflict abort). On a core
+    /// that mixes sizes, translations to different places.
     Conflict,
 }
 
@@ -89,7 +91,14 @@ impl Tlb {
             sets: vec![None; power_of_two(size.sets)].into(),
             set_sizes: Vec::new(),
             walks: WalkCache::new(walker, size.tables),
+            mixes_sizes: walker.mixes_sizes(),
         }
+    }
+
+    /// Whether leaves of two sizes for one address are no conflict if they are of the same memory.
+    #[inline]
+    pub fn mixes_sizes(&self) -> bool {
+        self.mixes_sizes
     }
 
     /// The translations that the TLB holds for `gpa`.
@@ -101,10 +110,7 @@ impl Tlb {
             let level = Level::new(levels.trailing_zeros() as u8);
             levels &= levels - 1;
             if let Some(translation) = self.at(gpa, level) {
-                if found != Lookup::Miss {
-                    return Lookup::Conflict;
-                }
-                found = Lookup::Hit(translation);
+                found = self.beside(gpa, found, translation);
             }
         }
         if self.set_sizes.is_empty() { found } else { self.lookup_sets(gpa, found) }
@@ -117,15 +123,24 @@ impl Tlb {
             let number = gpa.get() >> shift;
             let entry = self.sets[position(number, size.level, self.sets.len())];
             let Some(set) = entry.filter(|entry| entry.number == number && entry.set_size() == size) else { continue };
-            if found != Lookup::Miss {
-                return Lookup::Conflict;
-            }
             // The leaf of this address, from where the set begins.
             let inside = gpa.get() & ((1 << shift) - 1) & !((1 << self.shifts[size.level.index()]) - 1);
             let output = Hpa::new(set.translation.output.get() + inside);
-            found = Lookup::Hit(Translation { output, ..set.translation });
+            found = self.beside(gpa, found, Translation { output, ..set.translation });
         }
         found
+    }
+
+    /// What a further translation for `gpa` makes of what was found before.
+    #[inline]
+    fn beside(&self, gpa: Gpa, found: Lookup, other: Translation) -> Lookup {
+        let place =
+            |Translation { output, level, .. }| output.get() + (gpa.get() & ((1 << self.shifts[level.index()]) - 1));
+        match found {
+            Lookup::Miss => Lookup::Hit(other),
+            Lookup::Hit(one) if self.mixes_sizes && (place(one), one.memory) == (place(other), other.memory) => found,
+            _ => Lookup::Conflict,
+        }
     }
 
     fn set_shift(&self, size: SetSize) -> u32 {
@@ -185,6 +200,18 @@ impl Tlb {
             return;
         }
         let shifts = self.shifts;
+        if self.block_levels != 0 {
+            // Which operations by address drop both of two sizes is not for software to know (D8.17.3): here none does.
+            let is_doubled = |block| {
+                let mut pages = self.pages.iter().flatten().map(|page| piece(page.number, shifts[0]));
+                self.mixes_sizes && pages.any(|page| page.overlaps(block))
+            };
+            drop_where(&mut self.blocks, |entry| {
+                let level = entry.translation.level;
+                let block = piece(entry.number, shifts[level.index()]);
+                concerned(level) && block.overlaps(range) && !is_doubled(block)
+            });
+        }
         if concerned(Level::PAGE) {
             let first = range.start().get() >> shifts[0];
             let last = (range.end().get() - 1) >> shifts[0];
@@ -195,12 +222,6 @@ impl Tlb {
             } else {
                 drop_where(&mut self.pages, |entry| (first..=last).contains(&entry.number));
             }
-        }
-        if self.block_levels != 0 {
-            drop_where(&mut self.blocks, |entry| {
-                let level = entry.translation.level;
-                concerned(level) && piece(entry.number, shifts[level.index()]).overlaps(range)
-            });
         }
         if !self.set_sizes.is_empty() {
             drop_where(&mut self.sets, |entry| {

@@ -27,6 +27,8 @@ pub struct Book {
     pub oracle: Oracle,
     /// The table at which hardware walks begin.
     pub root: usize,
+    /// Whether hardware may have cached leaves of two sizes for one address.
+    pub overlaps: bool,
     /// Tables allocated and not freed.
     pub live_tables: usize,
     /// A flush that a planted bug keeps back.
@@ -154,31 +156,39 @@ impl Book {
         self.history.push(event);
     }
 
+    /// Whether the change of a valid entry needs break-before-make. The format's own word for it, not the planted one.
+    fn breaks(&self, old: u64, new: u64) -> bool {
+        let format = if self.overlaps { Fake::new(4).with_overlaps() } else { Fake::new(4) };
+        let level = crate::format::level_of(old);
+        level != crate::format::level_of(new) || format.change(old, new, level) == Change::Break
+    }
+
     /// The word of a linked table, or of one that will be, has changed: the discipline that every change has to keep.
     pub fn entry_changed(&mut self, site: Site, old: u64, new: u64) {
         self.history.push(Event::Entry { site, old, new });
         let (was, is) = (crate::format::kind_of(old), crate::format::kind_of(new));
         let valid = |kind| matches!(kind, Kind::Table | Kind::Leaf);
-        if valid(was) && valid(is) && breaks(old, new) {
+        if valid(was) && valid(is) && self.breaks(old, new) {
             self.report("T1: a valid entry was changed in a way that needs break-before-make");
         }
-        let cached = self.hardware.cached_from(site);
-        match is {
-            Kind::Empty if cached.is_some() => {
-                self.report("R8: an entry became empty while something of it was cached");
+        let mut cached = self.hardware.cached_from(site);
+        let wrong = match is {
+            Kind::Empty => cached.next().map(|_| "R8: an entry became empty while something of it was cached"),
+            Kind::Table | Kind::Leaf if was == Kind::Locked => {
+                let is_older = |cached: u64| crate::format::kind_of(cached) != is || self.breaks(cached, new);
+                cached.any(is_older).then_some("T1: an entry was made anew while what it said before was cached")
             }
-            Kind::Table | Kind::Leaf if cached.is_some_and(|cached| breaks(cached, new)) => {
-                self.report("T1: an entry was made anew while what it said before was cached");
+            Kind::Table | Kind::Leaf => {
+                let contradicts = |cached: u64| self.breaks(cached, new);
+                cached.any(contradicts).then_some("T1: an entry was changed while what it said before was cached")
             }
-            _ => {}
+            _ => None,
+        };
+        drop(cached);
+        if let Some(wrong) = wrong {
+            self.report(wrong);
         }
     }
-}
-
-/// Whether the change of a valid entry needs break-before-make. The format's own word for it, not the planted one.
-fn breaks(old: u64, new: u64) -> bool {
-    let level = crate::format::level_of(old);
-    level != crate::format::level_of(new) || Fake::new(4).change(old, new, level) == Change::Break
 }
 
 /// Keeps this thread's panics from being printed: they are caught and go into the book.

@@ -45,6 +45,12 @@ impl ModelFormat {
     pub fn with_hardware_dirty(self) -> Self {
         Self(self.0.with_hardware_dirty())
     }
+
+    /// The same for hardware that may have cached leaves of two sizes for one address.
+    #[must_use]
+    pub fn with_overlaps(self) -> Self {
+        Self(self.0.with_overlaps())
+    }
 }
 
 impl Format for ModelFormat {
@@ -188,6 +194,22 @@ impl Format for ModelFormat {
     }
 
     fn change(&self, old: u64, new: u64, level: Level) -> Change {
-        if Plant::NothingBreaks.is_planted() { Change::Free } else { self.0.change(old, new, level) }
+        match (self.0.change(old, new, level), Plant::current()) {
+            (_, Plant::NothingBreaks) => Change::Free,
+            (Change::Overlap, Plant::EverythingBreaks) => Change::Break,
+            (change, _) => change,
+        }
+    }
+
+    fn overlaps(&self) -> bool {
+        !Plant::SizesFlushedByAddress.is_planted() && self.0.overlaps()
+    }
+
+    fn held(&self, raw: u64, level: Level) -> u64 {
+        if Plant::NothingHeld.is_planted() { raw } else { self.0.held(raw, level) }
+    }
+
+    fn frozen(&self, raw: u64, level: Level) -> u64 {
+        if Plant::NothingFrozen.is_planted() { raw } else { self.0.frozen(raw, level) }
     }
 }

@@ -97,20 +97,26 @@ fn drops((flush, reach): (Flush, Reach), vcpu: VcpuId, cached: &Cached) -> bool 
 }
 
 impl Hardware {
-    /// What some TLB has cached of this entry, a leaf before a walk.
-    pub fn cached_from(&self, site: Site) -> Option<u64> {
-        let stands_for = |cached: &&Cached| {
+    /// What TLBs have cached of this entry, of leaves and walks.
+    pub fn cached_from(&self, site: Site) -> impl Iterator<Item = u64> {
+        let stands_for = move |cached: &&Cached| {
             let (first, count) = cached.entries;
             cached.site.table == site.table && (first..first + count).contains(&site.index)
         };
-        self.tlbs.iter().flatten().find(stands_for).map(|cached| cached.raw)
+        self.tlbs.iter().flatten().filter(stands_for).map(|cached| cached.raw)
     }
 
     /// A flush is complete.
     pub fn flush(&mut self, flush: Flush, reach: Reach) {
         self.flushes.push((flush, reach));
         for (vcpu, tlb) in (0..).map(VcpuId).zip(&mut self.tlbs) {
-            tlb.retain(|cached| !drops((flush, reach), vcpu, cached));
+            let pages: Vec<_> = tlb.iter().filter(|cached| is_leaf(cached)).copied().collect();
+            // Of two sizes, no operation by address is sure to drop both.
+            let is_doubled = |block: &Cached| {
+                let inside = |page: &Cached| page.level < block.level && page.range.overlaps(block.range);
+                flush != Flush::All && is_leaf(block) && pages.iter().any(inside)
+            };
+            tlb.retain(|cached| !drops((flush, reach), vcpu, cached) || is_doubled(cached));
         }
     }
 
@@ -125,15 +131,16 @@ impl Hardware {
         self.tlbs[vcpu.0 as usize].iter().filter(covers).min_by_key(|cached| cached.level).copied()
     }
 
-    /// Whether two TLBs, or one, hold translations of the same page that cannot both be right (T1).
-    fn conflicts(&self, new: &Cached) -> bool {
+    /// Whether two TLBs, or one, hold translations of the same page that cannot both be right (T1). `overlaps`: their sizes
+    /// may differ.
+    fn conflicts(&self, new: &Cached, overlaps: bool) -> bool {
         let frame = |cached: &Cached, page| Frame::through(cached.raw, cached.level, page);
         let size = |cached: &Cached| (cached.level, Fake::new(4).is_grouped(cached.raw, cached.level));
-        let page = page_of(new.range.start());
         let contradicts = |cached: &&Cached| {
+            let page = page_of(new.range.start().max(cached.range.start()));
             is_leaf(cached)
                 && cached.range.overlaps(new.range)
-                && (size(cached) != size(new) || frame(cached, page) != frame(new, page))
+                && ((!overlaps && size(cached) != size(new)) || frame(cached, page) != frame(new, page))
         };
         is_leaf(new) && self.tlbs.iter().flatten().any(|cached| contradicts(&cached))
     }
@@ -146,13 +153,18 @@ impl Book {
         if let Some(leaf) = self.hardware.leaf_of(vcpu, page).filter(|leaf| !first_write(leaf)) {
             return Err(self.through(leaf, format, vcpu, page, access));
         }
+        Ok(self.begin_walk(format, vcpu, page, access))
+    }
+
+    /// A walk begins, from the lowest table that is cached.
+    pub fn begin_walk(&mut self, format: Fake, vcpu: VcpuId, page: u64, access: Access) -> Walk {
         let known = self.hardware.walk_of(vcpu, page);
         let (table, level) = match known {
             Some(known) => (number_of(format.table_address(known.raw, known.level)), known.level.below()),
             None => (self.root, Some(format.geometry().root_level())),
         };
         let (since, path) = (self.hardware.flushes.len(), known.into_iter().collect());
-        Ok(Walk { vcpu, page, access, since, path, format, table, level: level.unwrap_or_default() })
+        Walk { vcpu, page, access, since, path, format, table, level: level.unwrap_or_default() }
     }
 
     /// The entry that `site` named was read: what the walk does next.
@@ -164,6 +176,7 @@ impl Book {
             self.report("M2: a hardware walker read a table that was freed");
             return Next::Abandoned;
         }
+        let raw = Fake::seen_by_hardware(raw);
         let gpa = Gpa::new(walk.page * PAGE);
         if raw & 0b1000 != 0 && crate::format::level_of(raw) != walk.level {
             self.report("M2: a hardware walker read an entry made for another level");
@@ -196,11 +209,11 @@ impl Book {
             if self.was_flushed(&walk, cached) {
                 continue;
             }
-            if self.hardware.conflicts(cached) {
+            if self.hardware.conflicts(cached, walk.format.overlaps()) {
                 self.report("T1: two TLBs hold translations of one page that contradict each other");
             }
             let tlb = &mut self.hardware.tlbs[walk.vcpu.0 as usize];
-            tlb.retain(|other| other.site != cached.site);
+            tlb.retain(|other| other.site != cached.site || is_leaf(other) != is_leaf(cached));
             tlb.push(*cached);
             self.note(Event::Cached { vcpu: walk.vcpu, site: cached.site, raw: cached.raw });
             leaf = Some(*cached).filter(is_leaf);

@@ -62,6 +62,14 @@ pub enum Plant {
     NoteForgotten,
     /// Format: a member of a contiguous group looks like a leaf of its own, so that it is changed without a break.
     MemberTakenForLeaf,
+    /// Format: what hardware can do without break-before-make is broken all the same: a guest faults for nothing.
+    EverythingBreaks,
+    /// Format: an entry that changes its size is software's at once, before the flush.
+    NothingHeld,
+    /// Format: the children of a table that is collapsed under hardware's eyes may be changed.
+    NothingFrozen,
+    /// Format: where leaves of two sizes may be cached, they are flushed by address.
+    SizesFlushedByAddress,
     /// Format: an entry that is frozen looks empty.
     FrozenLooksEmpty,
     /// Format: every leaf is read as writable, so that leaves of different permissions look alike.
@@ -164,6 +172,10 @@ pub const ALL: &[Plant] = &[
     Plant::NoteForgotten,
     Plant::MemberTakenForLeaf,
     Plant::FrozenLooksEmpty,
+    Plant::EverythingBreaks,
+    Plant::NothingHeld,
+    Plant::NothingFrozen,
+    Plant::SizesFlushedByAddress,
     Plant::DecodesWritable,
     Plant::SmallShards,
     Plant::NoFlush,

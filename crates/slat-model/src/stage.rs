@@ -59,10 +59,11 @@ impl<T: Tool> Stage<T> {
         let config = Config { vcpus: VCPUS as u32, workers: 2, flush_threshold: u64::MAX };
         let format = ModelFormat::new(setup.levels);
         let format = if setup.groups { format.with_groups() } else { format };
+        let format = if setup.overlaps { format.with_overlaps() } else { format };
         let format = if setup.hardware_dirty { format.with_hardware_dirty() } else { format };
         let vm = Arc::new(Vm::new(Host(world.clone()), format, config).expect("there is memory"));
         let root = number_of(vm.root().expect("a new VM has a root"));
-        book::with(|book| book.root = root);
+        book::with(|book| (book.root, book.overlaps) = (root, setup.overlaps));
         let stage = Self { world, vm };
         let mut worker = stage.worker();
         worker.create_slot(SLOT, stage.slot(flags, 0)).expect("the first slot");
@@ -311,6 +312,18 @@ impl<T: Tool> Guest<T> {
     /// What the hardware does on its own; whether it reached memory.
     pub fn try_access(&self, page: u64, access: Access) -> bool {
         self.world.access(self.vcpu.id(), page, access) == Reached::Memory
+    }
+
+    /// What the hardware can do on its own all the time: no fault comes of it.
+    pub fn keeps(&self, page: u64, access: Access) {
+        if self.world.access(self.vcpu.id(), page, access) == Reached::Fault {
+            book::report(format_args!("L2: a guest faulted at its page {page}, which was mapped all the time"));
+        }
+    }
+
+    /// What the hardware caches without being asked for it.
+    pub fn walk_ahead(&self, page: u64) {
+        self.world.walk_ahead(self.vcpu.id(), page);
     }
 
     /// One fault.

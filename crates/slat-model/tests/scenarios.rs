@@ -6,7 +6,7 @@
 use slat_model::run::Scenario;
 use slat_model::scenario::{
     annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, group_log, groups, hardware_log,
-    invalidate_fault, protect_protect, reclaim, split_fault, teardown_fault, together, unlink_walk,
+    invalidate_fault, protect_protect, reclaim, sizes, split_fault, teardown_fault, together, unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -106,6 +106,15 @@ scenarios! {
     r6_hardwares_note_of_a_group_beside_turning_the_log_on: group_log::ENABLING;
     r6_relaxation_of_a_group_beside_turning_hardwares_log_on: group_log::ENABLING_RELAX;
     r6_unmapping_a_part_of_a_group_beside_turning_hardwares_log_on: group_log::ENABLING_UNMAP;
+
+    r1_split_under_a_readers_eyes: sizes::SPLIT_READ;
+    r8_split_beside_hardware_that_walks_ahead: sizes::SPLIT_AHEAD;
+    r5_two_splits_for_clearing_beside_a_cached_write: sizes::CLEARS;
+    r2_split_beside_cutting_what_is_above: sizes::CUT;
+    r7_collapse_under_a_readers_eyes: sizes::COLLAPSE_READ;
+    r7_collapse_of_mixed_sizes_beside_write: sizes::COLLAPSE_WRITE;
+    r7_collapse_of_mixed_sizes_beside_unmap_of_a_part: sizes::COLLAPSE_UNMAP;
+    r6_collapse_of_mixed_sizes_beside_turning_the_log_on: sizes::COLLAPSE_ENABLING;
 
     r1_split_beside_read: split_fault::READ_BESIDE;
     r1_split_beside_split: split_fault::WRITE_BESIDE;

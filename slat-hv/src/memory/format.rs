@@ -2,7 +2,14 @@
 
 use slat_arch::aarch64::control::Layout;
 
-#[cfg(not(any(feature = "fwb", feature = "hd", feature = "lpa2", feature = "16k", feature = "64k")))]
+#[cfg(not(any(
+    feature = "fwb",
+    feature = "hd",
+    feature = "bbm2",
+    feature = "lpa2",
+    feature = "16k",
+    feature = "64k"
+)))]
 mod chosen {
     pub(crate) type GuestFormat = slat::format::Arm64;
     pub(super) const CHOICE: (u32, bool, bool, bool) = (12, false, false, false);
@@ -18,6 +25,12 @@ mod chosen {
 mod chosen {
     pub(crate) type GuestFormat = slat::format::Arm64Hd;
     pub(super) const CHOICE: (u32, bool, bool, bool) = (12, false, false, true);
+}
+
+#[cfg(feature = "bbm2")]
+mod chosen {
+    pub(crate) type GuestFormat = slat::format::Arm64Bbm2;
+    pub(super) const CHOICE: (u32, bool, bool, bool) = (12, false, false, false);
 }
 
 #[cfg(feature = "lpa2")]

@@ -7,7 +7,7 @@ use super::{Missing, toolchain};
 use crate::tools::{cargo, root, run, target};
 
 /// The table formats that it can be built for: the first unless a feature says otherwise.
-pub(super) const FORMATS: [&str; 6] = ["4k", "fwb", "hd", "lpa2", "16k", "64k"];
+pub(super) const FORMATS: [&str; 7] = ["4k", "fwb", "hd", "bbm2", "lpa2", "16k", "64k"];
 
 const MANIFEST: &str = "slat-hv/Cargo.toml";
 

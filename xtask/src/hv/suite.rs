@@ -20,8 +20,8 @@ pub(crate) struct Options {
     /// Tests with this in their names only
     #[arg(long)]
     only: Option<String>,
-    /// Formats of the tables, of `4k`, `fwb`, `hd` (hardware keeps the dirty state), `lpa2`, `16k` and `64k`; others than the first on 2 vCPUs of `max`
-    #[arg(long, value_delimiter = ',', default_value = "4k,fwb,hd,lpa2,16k,64k")]
+    /// Formats of the tables, of `4k`, `fwb`, `hd` (hardware keeps the dirty state), `bbm2` (FEAT_BBML2), `lpa2`, `16k` and `64k`; others than the first on 2 vCPUs of `max`
+    #[arg(long, value_delimiter = ',', default_value = "4k,fwb,hd,bbm2,lpa2,16k,64k")]
     formats: Vec<String>,
     /// Plant no mistakes
     #[arg(long)]

@@ -156,7 +156,7 @@ pub(super) struct Skipped {
     pub(super) why: String,
 }
 
-const PROPERTIES: [(&str, &str, &str); 16] = [
+const PROPERTIES: [(&str, &str, &str); 17] = [
     (
         "S1",
         "Map semantics: results and tables are the abstract map's",
@@ -178,6 +178,11 @@ const PROPERTIES: [(&str, &str, &str); 16] = [
     ("M4", "What is linked is initialised, and nothing reserved", "checker; loom for orderings"),
     ("M5", "No entry left locked or frozen", "checker"),
     ("L1", "Nobody waits for ever", "models: bounded waits; Promela: a fault under a busy neighbour ends"),
+    (
+        "L2",
+        "What stays mapped is never faulted on, where leaves of two sizes mix",
+        "models; a core that looks on at flushes",
+    ),
     ("C1", "Operations that commute share no written line", "line tracing, all pairs at five distances"),
     ("R8", "Empty means that nothing is cached (models)", "models' book of entries"),
     ("R11", "Counts return to zero", "models and machine, after teardown"),

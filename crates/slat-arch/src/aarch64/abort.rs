@@ -20,6 +20,9 @@ pub enum Cause {
     AccessFlag,
     /// The descriptor does not allow the access.
     Permission,
+    /// The TLB holds leaves of two sizes for the address, whose size is being changed (FEAT_BBML2, D8.17.2). Nothing is wrong
+    /// with the tables: invalidate the VMID on this CPU (TLBI VMALLS12E1), and let the guest go on.
+    Conflict,
     /// Anything else: an external abort, an address that is too large, a parity error.
     Other(u8),
 }
@@ -48,6 +51,7 @@ impl Abort {
             0b0001 => Cause::Translation,
             0b0010 => Cause::AccessFlag,
             0b0011 => Cause::Permission,
+            _ if status == 0b110000 => Cause::Conflict,
             _ => Cause::Other(status),
         };
         let in_walk = field(esr, 7, 7) == 1;
@@ -126,6 +130,8 @@ mod tests {
             assert!(!cause(0b001100).has_address() && cause(0b001100 | WALK).has_address());
         }
         assert_eq!(Abort::decode(DATA | 0b010000).unwrap().cause, Cause::Other(0b010000));
+        let conflict = Abort::decode(DATA | 0b110000).unwrap();
+        assert!(conflict.cause == Cause::Conflict && !conflict.has_address());
     }
 
     #[test]

@@ -22,12 +22,25 @@ pub struct Discipline {
     pub frozen: u64,
     /// Whether a word that is invalid to hardware is a leaf that was made old by software.
     pub is_old: fn(u64) -> bool,
+    /// Bits that are nothing but software's notes, whatever the word is.
+    pub notes: u64,
+    /// Whose a word is that hardware goes on with while one thread changes what it belongs to.
+    pub owned: fn(u64, Level) -> Option<Owned>,
     /// Whether the architecture wants break-before-make.
     pub breaks: bool,
     /// The guest's number.
     pub vmid: u16,
     /// Its cores, a bit each.
     pub cores: u64,
+}
+
+/// What a word is to software that hardware uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owned {
+    /// Locked: one thread changes the size of what it maps.
+    Held,
+    /// Frozen: below an entry that is held.
+    Frozen,
 }
 
 /// What a word means.
@@ -39,7 +52,7 @@ pub enum Meaning {
     Locked,
     /// The entry's table was unlinked.
     Frozen,
-    /// A leaf, this word, that hardware does not use before software has noted an access; what it was before that may
+    /// A leaf, this word but for notes, that hardware does not use before software has noted an access; what it was before that may
     /// still be cached.
     Old(u64),
     /// A table.
@@ -113,8 +126,8 @@ impl Discipline {
             }),
             Step::Fault(_) if word == self.locked => Meaning::Locked,
             Step::Fault(_) if word == self.frozen => Meaning::Frozen,
-            Step::Fault(FaultKind::AccessFlag) => Meaning::Old(word),
-            Step::Fault(FaultKind::Translation) if (self.is_old)(word) => Meaning::Old(word),
+            Step::Fault(FaultKind::AccessFlag) => Meaning::Old(word & !self.notes),
+            Step::Fault(FaultKind::Translation) if (self.is_old)(word) => Meaning::Old(word & !self.notes),
             Step::Fault(FaultKind::Translation) => Meaning::Empty,
             Step::Fault(_) => Meaning::Reserved,
         }
@@ -136,6 +149,45 @@ impl Discipline {
     /// Whether the architecture wants the old value forgotten before the new one is stored.
     pub fn needs_break(&self, old: Meaning, new: Meaning) -> bool {
         self.breaks && old.is_valid() && new.is_valid() && old.class(new) == Class::Other
+    }
+
+    /// Whether one thread owns an entry that holds `word`.
+    pub fn is_locked(&self, word: u64, level: Level) -> bool {
+        word == self.locked || (self.owned)(word, level) == Some(Owned::Held)
+    }
+
+    /// Whether `word` is what the owner of the entry above has left in it.
+    pub fn is_frozen(&self, word: u64, level: Level) -> bool {
+        word == self.frozen || (self.owned)(word, level) == Some(Owned::Frozen)
+    }
+
+    /// Whether hardware may have `old`, one by one, beside `new` in an entry of `level`: leaves of another size, of the same
+    /// memory, until the entry is held no longer. `words` are those of a table.
+    pub fn overlaps<W: Iterator<Item = u64>>(
+        &self,
+        mut old: impl Iterator<Item = Meaning>,
+        new: u64,
+        level: Level,
+        words: impl Fn(Hpa) -> W,
+    ) -> bool {
+        let is_held = (self.owned)(new, level) == Some(Owned::Held);
+        let (Some(below), is) = (level.below(), self.meaning(new, level)) else { return false };
+        let goes_with = |was| match (was, is) {
+            (Meaning::Leaf(leaf), Meaning::Table(table)) | (Meaning::Table(table), Meaning::Leaf(leaf)) => {
+                self.is_divided(leaf, below, words(table))
+            }
+            (was, is) => !was.is_valid() || was.class(is) != Class::Other,
+        };
+        self.walker.mixes_sizes() && is_held && is.is_valid() && old.all(goes_with)
+    }
+
+    /// Whether those leaves of a table that hardware uses map, one after the other, what `leaf` maps.
+    fn is_divided(&self, leaf: Leaf, below: Level, words: impl Iterator<Item = u64>) -> bool {
+        let mut outputs = (leaf.output.get()..).step_by(self.span(below) as usize);
+        words.zip(&mut outputs).all(|(word, output)| match self.meaning(word, below) {
+            Meaning::Leaf(page) => (page.output.get(), page.memory) == (output, leaf.memory),
+            other => matches!(other, Meaning::Old(_)),
+        })
     }
 
     /// Bytes that an entry of `level` covers.

@@ -224,13 +224,25 @@ impl History {
     pub(super) fn before_locked(&self, at: u64) -> Option<(Thread, u64)> {
         let versions = self.words.get(&at)?;
         let (last, before) = versions.split_last()?;
-        (last.value == self.discipline.locked).then(|| (last.by, before.last().map_or(0, |version| version.value)))
+        let before = before.last().map_or(0, |version| version.value);
+        self.is_locked(at, last.value).then_some((last.by, before))
+    }
+
+    fn is_locked(&self, at: u64, word: u64) -> bool {
+        let level = self.last_link(table_of(at)).map_or(Level::PAGE, |link| link.level);
+        self.discipline.is_locked(word, level)
+    }
+
+    /// Whether the word at `at`, if it is `word`, is one thread's.
+    pub(super) fn is_owned(&self, at: u64, word: u64) -> bool {
+        let level = self.last_link(table_of(at)).map_or(Level::PAGE, |link| link.level);
+        self.is_locked(at, word) || self.discipline.is_frozen(word, level)
     }
 
     /// Every word that is locked: by whom, since when.
     pub(super) fn locked_words(&self) -> impl Iterator<Item = (Thread, usize)> {
-        let last = self.words.values().filter_map(|versions| versions.last());
-        last.filter(|version| version.value == self.discipline.locked).map(|version| (version.by, version.from))
+        let last = self.words.iter().filter_map(|(&at, versions)| Some((at, versions.last()?)));
+        last.filter(|(at, version)| self.is_locked(*at, version.value)).map(|(_, version)| (version.by, version.from))
     }
 
     /// The words of linked tables.

@@ -18,7 +18,7 @@ mod online;
 pub mod replay;
 pub mod verdict;
 
-pub use discipline::Discipline;
+pub use discipline::{Discipline, Owned};
 pub use event::{Event, How, Thread};
 pub use online::Checker;
 pub use verdict::{Finding, Verdict};

@@ -344,9 +344,9 @@ impl Checker {
     /// who own entries in it.
     fn recycle(&mut self, thread: Thread, at: u64, old: u64, how: How) {
         let table = table_of(at);
-        let is_owners = old == self.discipline.locked || old == self.discipline.frozen;
         let is_cached = self.is_cached(table);
         let Some(frame) = self.frames.get_mut(table) else { return };
+        let is_owners = self.discipline.is_locked(old, frame.level) || self.discipline.is_frozen(old, frame.level);
         match frame.status {
             Status::Unlinked(_) if how == How::Store && !is_owners => {
                 frame.status = Status::Private(Some(thread));
@@ -359,19 +359,20 @@ impl Checker {
     }
 
     fn check_owner(&mut self, change: Change, status: Status) {
-        let Change { thread, at, how, old, new, .. } = change;
+        let Change { thread, at, how, old, new, level, .. } = change;
         let owner = self.owners.remove(&at);
-        if new == self.discipline.locked {
+        if self.discipline.is_locked(new, level) {
             self.owners.insert(at, (thread, old));
         }
+        let was_locked = self.discipline.is_locked(old, level);
         match how {
-            How::Swap => self.find_if(old == self.discipline.locked, Verdict::NotOwner),
+            How::Swap => self.find_if(was_locked, Verdict::NotOwner),
             How::Exchange if status == Status::Linked => self.find(Verdict::BlindChange),
             How::Exchange => self.find_if(self.is_cached(table_of(at)), Verdict::FreedWhileWalked),
-            How::Store if old == self.discipline.locked => {
+            How::Store if was_locked => {
                 self.find_if(owner.is_none_or(|(owner, _)| owner != thread), Verdict::NotOwner);
             }
-            How::Store if old == self.discipline.frozen => {
+            How::Store if self.discipline.is_frozen(old, level) => {
                 let above = self.frames.get(table_of(at)).map_or(0, |frame| frame.above);
                 let owns = self.owners.get(&above).is_some_and(|(owner, _)| *owner == thread);
                 self.find_if(!owns, Verdict::NotOwner);
@@ -450,7 +451,12 @@ impl Checker {
 
     /// Break-before-make: nobody has cached what contradicts the new value, at this level or below.
     fn check_break(&mut self, change: Change) {
-        let Change { at, was, is, level, .. } = change;
+        let Change { at, new, was, is, level, .. } = change;
+        let cached = self.tlb.at(at).iter().map(|stale| self.discipline.meaning(stale.value, level));
+        let words = |table: Hpa| self.frames.get(table.get()).into_iter().flat_map(|frame| frame.words.iter().copied());
+        if self.discipline.overlaps(cached.chain([was]), new, level, words) {
+            return;
+        }
         let contradicts = |stale: &Stale| self.discipline.needs_break(self.discipline.meaning(stale.value, level), is);
         let is_leaf = matches!(is, Meaning::Leaf(_)) && self.discipline.breaks;
         let wrong = self.discipline.needs_break(was, is)
@@ -563,9 +569,12 @@ impl Checker {
     }
 
     fn quiet(&mut self) {
-        let Discipline { locked, frozen, .. } = self.discipline;
+        let discipline = &self.discipline;
+        let is_left = |word, level| discipline.is_locked(word, level) || discipline.is_frozen(word, level);
         let linked = self.frames.iter().filter(|(_, frame)| frame.status == Status::Linked);
-        let left = linked.flat_map(|(_, frame)| frame.words.iter()).any(|&word| word == locked || word == frozen);
+        let mut words = linked.flat_map(|(_, frame)| frame.words.iter().map(|&word| (word, frame.level)));
+        let left = words.any(|(word, level)| is_left(word, level));
+        drop(words);
         self.find_if(left, Verdict::LeftLocked);
     }
 }

@@ -94,8 +94,7 @@ impl Replay {
             }
             Event::Complete(range) => verdict_if(self.declared.is_exposed(guest_pages(range)), Verdict::LostDirtyPage),
             Event::Quiet => {
-                let Discipline { locked, frozen, .. } = self.history.discipline;
-                let left = self.history.linked_words().any(|(_, word)| word == locked || word == frozen);
+                let left = self.history.linked_words().any(|(at, word)| self.history.is_owned(at, word));
                 verdict_if(left, Verdict::LeftLocked)
             }
             Event::Ended => verdict_if(self.history.any_table_left(), Verdict::Leak),
@@ -177,7 +176,7 @@ impl Replay {
     fn wrote(&mut self, thread: Thread, at: u64, old: u64, new: u64, how: How) -> Vec<Verdict> {
         let table = table_of(at);
         let mut found = verdict_if(self.is_late(thread, at), Verdict::UseAfterFree);
-        let is_owners = old == self.history.discipline.locked || old == self.history.discipline.frozen;
+        let is_owners = self.history.is_owned(at, old);
         if self.history.kind(table) == Kind::Unlinked && how == How::Store && !is_owners {
             found.extend(verdict_if(self.history.is_cached(table), Verdict::DoubleUse));
             self.history.recycle(table, thread);
@@ -194,7 +193,7 @@ impl Replay {
         let meaning = |word| self.history.discipline.meaning(word, link.level);
         let change = Change { thread, at, old, how, was: meaning(old), is: meaning(new), link };
         found.extend(self.owner_rules(change, kind));
-        let is_back = old == self.history.discipline.locked && self.history.before_locked(at) == Some((thread, new));
+        let is_back = self.history.before_locked(at) == Some((thread, new));
         self.history.write(at, new, thread);
         self.note(change, new);
         found.extend(self.word_rules(change, kind));
@@ -206,14 +205,16 @@ impl Replay {
 
     fn owner_rules(&self, change: Change, kind: Kind) -> Vec<Verdict> {
         let Change { thread, at, old, how, link, .. } = change;
-        let Discipline { locked, frozen, .. } = self.history.discipline;
+        let was_locked = self.history.discipline.is_locked(old, link.level);
         let locked_by = |at| self.history.before_locked(at).map(|(owner, _)| owner);
         match how {
-            How::Swap => verdict_if(old == locked, Verdict::NotOwner),
+            How::Swap => verdict_if(was_locked, Verdict::NotOwner),
             How::Exchange if kind == Kind::Linked => vec![Verdict::BlindChange],
             How::Exchange => verdict_if(self.history.is_cached(table_of(at)), Verdict::FreedWhileWalked),
-            How::Store if old == locked => verdict_if(locked_by(at) != Some(thread), Verdict::NotOwner),
-            How::Store if old == frozen => verdict_if(locked_by(link.above) != Some(thread), Verdict::NotOwner),
+            How::Store if was_locked => verdict_if(locked_by(at) != Some(thread), Verdict::NotOwner),
+            How::Store if self.history.discipline.is_frozen(old, link.level) => {
+                verdict_if(locked_by(link.above) != Some(thread), Verdict::NotOwner)
+            }
             How::Store => vec![Verdict::NotOwner],
         }
     }
@@ -228,9 +229,14 @@ impl Replay {
             discipline.needs_break(discipline.meaning(*word, link.level), is)
         };
         let is_block = matches!(is, Meaning::Leaf(_)) && link.level > Level::PAGE && self.history.discipline.breaks;
+        let new = self.history.word(at);
+        let old = cached.iter().map(|&word| self.history.discipline.meaning(word, link.level)).chain([was]);
+        let words = |table: Hpa| words_of(table.get()).map(|at| self.history.word(at));
+        let overlaps = self.history.discipline.overlaps(old, new, link.level, words);
         let breaks = self.history.discipline.needs_break(was, is)
             || cached.iter().any(contradicts)
             || (is_block && self.history.is_cached_below(at, link));
+        let breaks = breaks && !overlaps;
         found.extend(verdict_if(breaks, Verdict::BreakBeforeMake));
         let emptied = is == Meaning::Empty && was != Meaning::Empty;
         found.extend(verdict_if(emptied && !cached.is_empty(), Verdict::EmptyWhileCached));

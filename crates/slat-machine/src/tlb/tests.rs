@@ -66,6 +66,43 @@ fn two_sizes_for_one_address_conflict() {
     assert_eq!(tlb.lookup(gpa(TWO_MEBIBYTES)), Lookup::Hit(translation(TWO_MEBIBYTES, BLOCK)));
 }
 
+fn mixing() -> Tlb {
+    Tlb::new(&Stage2::new(Vtcr::for_ipa_bits(48).unwrap()).with_mixed_sizes(), TlbSize::default())
+}
+
+#[test]
+fn two_sizes_for_one_address_are_no_conflict_where_sizes_mix_and_the_memory_is_the_same() {
+    let (at, output) = (TWO_MEBIBYTES + 0x5008, Hpa::new(TWO_MEBIBYTES + 0x5000));
+    let page = translation(output.get(), PAGE);
+    let others = [
+        Translation { output: Hpa::new(output.get() + 0x1000), ..page },
+        Translation { memory: Memory::NonCacheable, ..page },
+    ];
+    for (page, conflicts) in [(page, false), (others[0], true), (others[1], true)] {
+        let mut tlb = mixing();
+        tlb.fill(gpa(at), translation(TWO_MEBIBYTES, BLOCK));
+        tlb.fill(gpa(at), page);
+        assert_eq!(tlb.lookup(gpa(at)) == Lookup::Conflict, conflicts, "{page:?}");
+        assert_ne!(tlb.lookup(gpa(at + 0x1000)), Lookup::Miss, "the block's");
+    }
+}
+
+#[test]
+fn nothing_less_than_everything_is_sure_to_drop_both_of_two_sizes() {
+    let block = leaves(TWO_MEBIBYTES, TWO_MEBIBYTES, Hint::Unknown);
+    for (flush, is_left) in [(block, true), (Flush::Tables { range: range(0, 1 << 30) }, true), (Flush::All, false)] {
+        let mut tlb = mixing();
+        tlb.fill(gpa(TWO_MEBIBYTES), translation(TWO_MEBIBYTES, BLOCK));
+        tlb.fill(gpa(TWO_MEBIBYTES), translation(TWO_MEBIBYTES, PAGE));
+        tlb.flush(flush);
+        assert_eq!(holds(&tlb, TWO_MEBIBYTES), is_left, "{flush:?}");
+    }
+    let mut tlb = mixing();
+    tlb.fill(gpa(TWO_MEBIBYTES), translation(TWO_MEBIBYTES, BLOCK));
+    tlb.flush(block);
+    assert!(!holds(&tlb, TWO_MEBIBYTES), "a block alone goes");
+}
+
 #[test]
 fn a_flush_drops_the_entries_of_its_range_and_level() {
     let everything =

@@ -4,8 +4,10 @@
 //! start level and concatenated root tables by VTCR_EL2.{T0SZ, SL0, SL2} (D8.2), output address size by VTCR_EL2.PS, the
 //! access flag and the dirty state with and without hardware management (D8.5), S2AP and XN, by exception level with
 //! FEAT_XNX (D8.4), MemAttr with and without FEAT_S2FWB (D8.6), the order in which faults are reported at one level
-//! (translation, address size, access flag, permission), their codes in a syndrome, shareability, and the Contiguous bit (D8.7.1), which an
-//! implementation may ignore, and this one never does. Not modelled: nT, and the table descriptors' access flag (FEAT_HAFT).
+//! (translation, address size, access flag, permission), their codes in a syndrome, shareability, and the Contiguous bit
+//! (D8.7.1), which an implementation may ignore, and this one never does; FEAT_BBML2 (D8.17.2), whose TLB conflict aborts this
+//! implementation does not raise for leaves of the same memory. Not modelled: nT, and the table descriptors' access flag
+//! (FEAT_HAFT).
 //!
 //! The manual counts levels from the root, -1 or 0 to 3. This crate counts from the leaf: its level 0 is the manual's 3.
 
@@ -211,6 +213,7 @@ pub struct Stage2 {
     start: Option<Level>,
     forced_write_back: bool,
     fetches: Fetches,
+    mixed_sizes: bool,
 }
 
 /// The fields of a descriptor, as the manual draws them.
@@ -280,7 +283,7 @@ impl Descriptor {
 impl Stage2 {
     /// The walker under `vtcr`, without FEAT_S2FWB and FEAT_XNX.
     pub const fn new(vtcr: Vtcr) -> Self {
-        Self { vtcr, start: vtcr.start(), forced_write_back: false, fetches: Fetches::All }
+        Self { vtcr, start: vtcr.start(), forced_write_back: false, fetches: Fetches::All, mixed_sizes: false }
     }
 
     /// The same under `HCR_EL2.FWB`.
@@ -306,6 +309,11 @@ impl Stage2 {
             (_, 0b11) => Some(Shareability::Inner),
             _ => None,
         }
+    }
+
+    /// The same on a CPU with FEAT_BBML2: a table or a block may take the other's place without a break.
+    pub const fn with_mixed_sizes(self) -> Self {
+        Self { mixed_sizes: true, ..self }
     }
 
     /// Descriptors in a contiguous set of `level`, as a power of two (D8.7.1): 16 with the granule of 4 KiB; 128 pages or 32
@@ -421,6 +429,10 @@ impl Walker for Stage2 {
 
     fn maintenance(&self) -> Maintenance {
         Maintenance::Broadcast
+    }
+
+    fn mixes_sizes(&self) -> bool {
+        self.mixed_sizes
     }
 }
 

@@ -74,6 +74,12 @@ pub trait Walker: fmt::Debug + Send + Sync {
     /// How the architecture's TLBs are told that tables were changed.
     fn maintenance(&self) -> Maintenance;
 
+    /// Whether a core may hold leaves of two sizes for one address, and use either, if they are of the same memory (arm64:
+    /// FEAT_BBML2).
+    fn mixes_sizes(&self) -> bool {
+        false
+    }
+
     /// Whether a core forgets what it has cached for an address when an access there faults.
     fn forgets_faults(&self) -> bool {
         false

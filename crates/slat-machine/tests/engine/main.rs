@@ -48,6 +48,7 @@ engine_with! {
     [dirty_log discard invalidate populate races slots split stress teardown]
     arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
     arm64_4k_hd: slat::format::Arm64Hd = Format::new(40).unwrap(), under(Format::new(40), false), 12, 9..10;
+    arm64_4k_bbm2: slat::format::Arm64Bbm2 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()).with_mixed_sizes(), 12, 14..16;
     // Here the CPU sets the access flag itself, with sv57x4 both flags.
     arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40), true).with_forced_write_back(), 12, 5..6;
     arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5), false), 12, 6..7;

@@ -117,9 +117,41 @@ pub(super) fn a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_
             match format.change(old, new, level) {
                 Change::Free => assert!(same_place && widens, "{old:#x} to {new:#x} at {place:?}"),
                 Change::Flush => assert!(same_place, "{old:#x} to {new:#x} at {place:?}"),
+                Change::Overlap => panic!("{old:#x} and {new:#x} are of one size"),
                 Change::Break => {}
             }
         }
+    }
+}
+
+/// A guest goes on through an entry that changes its size: what software marks in it is nothing to the hardware.
+pub(super) fn words_that_are_held_or_frozen_are_to_the_hardware_what_they_were<P: Pair>() {
+    let (format, walker) = P::both();
+    if !format.overlaps() {
+        return;
+    }
+    let same =
+        |marked, raw, level| assert_eq!(walker.resolve(marked, level), unmarked(walker.resolve(raw, level), marked));
+    for level in leaf_levels(format).filter(|&level| level > Level::PAGE) {
+        let table = format.table(Hpa::new(0x7f40_1234_0000), level);
+        [table, format.kept(table, level)].into_iter().for_each(|raw| same(format.held(raw, level), raw, level));
+        for leaf in leaves(0x4000_0000) {
+            let raw = format.leaf(leaf, level);
+            if format.change(table, raw, level) == Change::Overlap {
+                same(format.held(raw, level), raw, level);
+                let below = level.below().unwrap();
+                let child = format.leaf(leaf, below);
+                same(format.frozen(child, below), child, below);
+            }
+        }
+    }
+}
+
+/// What hardware makes of a word, with its update of the access flag made to the `marked` one.
+fn unmarked(step: Step, marked: u64) -> Step {
+    match step {
+        Step::Leaf { translation, update } => Step::Leaf { translation, update: update.map(|_| marked | 1 << 10) },
+        other => other,
     }
 }
 

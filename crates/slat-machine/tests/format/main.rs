@@ -10,9 +10,9 @@ use std::ops::RangeInclusive;
 use proptest::prelude::*;
 use slat::addr::Hpa;
 use slat::format::{
-    Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kLpa2, Arm64_64k, Arm64_64kContiguous, Arm64Contiguous, Arm64Fwb,
-    Arm64Hd, Arm64Lpa2, Ept, Ept5, Ept5Ad, EptAd, Format, GStage, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu,
-    Sv48x4Napot, Sv57x4,
+    Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kLpa2, Arm64_64k, Arm64_64kContiguous, Arm64Bbm2, Arm64Contiguous,
+    Arm64Fwb, Arm64Hd, Arm64Lpa2, Ept, Ept5, Ept5Ad, EptAd, Format, GStage, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4,
+    Sv48x4Adu, Sv48x4Napot, Sv57x4,
 };
 use slat_machine::walk::{Walker, arm64, ept, npt, riscv};
 
@@ -73,6 +73,7 @@ macro_rules! pairs {
                 a_change_that_needs_no_flush_leaves_nothing_in_a_tlb_that_the_new_entry_forbids,
                 a_table_restricts_nothing_below_it_and_notes_of_software_change_nothing,
                 states_of_software_are_invalid_to_the_hardware_at_every_level,
+                words_that_are_held_or_frozen_are_to_the_hardware_what_they_were,
                 the_hardware_never_takes_an_annotation_for_an_entry,
                 the_shape_of_the_tree_is_the_same_for_every_address_size,
                 the_root_register_leads_to_the_root,
@@ -112,6 +113,8 @@ pairs! {
     arm_4k_el1: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el1, vttbr;
     arm_4k_el0: Arm64, 48..=48, |bits| Arm64::new(bits).unwrap(), stage2_el0, vttbr;
     arm_4k_hd: Arm64Hd, 40..=48, |bits| Arm64Hd::new(bits).unwrap(), stage2, vttbr;
+    arm_4k_bbm2: Arm64Bbm2, 32..=48, |bits| Arm64Bbm2::new(bits).unwrap(), stage2, vttbr;
+    arm_4k_hd_bbm2: Stage2<12, false, false, true, false, true>, 40..=48, |bits| Stage2::new(bits).unwrap(), stage2, vttbr;
     arm_4k_contiguous: Arm64Contiguous, 32..=48, |bits| Arm64Contiguous::new(bits).unwrap(), stage2, vttbr;
     arm_4k_contiguous_el1: Arm64Contiguous, 48..=48, |bits| Arm64Contiguous::new(bits).unwrap(), stage2_el1, vttbr;
     arm_4k_contiguous_el0: Arm64Contiguous, 48..=48, |bits| Arm64Contiguous::new(bits).unwrap(), stage2_el0, vttbr;
@@ -149,11 +152,19 @@ pairs! {
 }
 
 /// arm64 stage 2 is walked under the very value of VTCR_EL2 that the format gives.
-fn stage2<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>(
-    format: Stage2<GRANULE, LPA2, FWB, HD, GROUPS>,
+fn stage2<
+    const GRANULE: u8,
+    const LPA2: bool,
+    const FWB: bool,
+    const HD: bool,
+    const GROUPS: bool,
+    const BBM2: bool,
+>(
+    format: Stage2<GRANULE, LPA2, FWB, HD, GROUPS, BBM2>,
 ) -> arm64::Stage2 {
     let walker = arm64::Stage2::new(arm64::Vtcr::decode(format.vtcr(6, true, false)).unwrap());
-    if FWB { walker.with_forced_write_back() } else { walker }
+    let walker = if FWB { walker.with_forced_write_back() } else { walker };
+    if BBM2 { walker.with_mixed_sizes() } else { walker }
 }
 
 fn stage2_el1<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>(
@@ -168,8 +179,8 @@ fn stage2_el0<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bo
     stage2(format).with_fetches(arm64::Fetches::El0)
 }
 
-fn vttbr<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>(
-    format: Stage2<GRANULE, LPA2, FWB, HD, GROUPS>,
+fn vttbr<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool, const BBM2: bool>(
+    format: Stage2<GRANULE, LPA2, FWB, HD, GROUPS, BBM2>,
     root: Hpa,
 ) -> u64 {
     format.vttbr(root, 0xabcd)

@@ -5,7 +5,7 @@ use slat::host::{Flush, Hint};
 use slat_machine::checker::{Checker, Event, Finding, How, replay};
 
 use crate::play::{Dice, Play};
-use crate::subject::{Arm, Subject, X86};
+use crate::subject::{Arm, ArmBbm2, Subject, X86};
 use crate::traced::{VCPUS, round};
 
 const PLAYS: [Play; 4] = [Play::Logged, Play::Blocks, Play::Moving, Play::Slots];
@@ -140,6 +140,11 @@ fn all_agree<S: Subject>() {
 #[test]
 fn both_evaluators_agree_on_traces_of_arm64_whole_and_damaged() {
     all_agree::<Arm>();
+}
+
+#[test]
+fn both_evaluators_agree_on_traces_of_arm64_that_mixes_sizes_whole_and_damaged() {
+    all_agree::<ArmBbm2>();
 }
 
 #[test]

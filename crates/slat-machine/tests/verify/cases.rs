@@ -7,14 +7,15 @@ use slat::host::{Flush, Hint};
 use slat_machine::checker::{Event, How, Verdict};
 
 use crate::script::*;
-use crate::subject::{Arm, PAGE, Subject, VMID, X86};
+use crate::sizes::changes_of_size;
+use crate::subject::{Arm, ArmBbm2, PAGE, Subject, VMID, X86};
 use crate::tally::Tally;
 
-const GPA: u64 = 6 << 20;
-const BLOCK: Level = Level::new(1);
+pub(crate) const GPA: u64 = 6 << 20;
+pub(crate) const BLOCK: Level = Level::new(1);
 
 /// A script in which `word` is mapped at [`GPA`], and where.
-fn mapped<S: Subject>(word: u64, level: Level) -> (Script<S>, Hpa, GpaRange) {
+pub(crate) fn mapped<S: Subject>(word: u64, level: Level) -> (Script<S>, Hpa, GpaRange) {
     let mut script = Script::new();
     let at = script.entry(GPA, level);
     script.swap(ONE, at, word);
@@ -503,9 +504,10 @@ fn lost_dirty_page<S: Subject>(tally: &mut Tally) {
 }
 
 pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
-    let cases: [fn(&mut Tally); 18] = [
+    let cases: [fn(&mut Tally); 19] = [
         break_before_make::<S>,
         break_before_make_of_tables::<S>,
+        changes_of_size::<S>,
         changes_in_place::<S>,
         empty_while_cached::<S>,
         returned_unflushed::<S>,
@@ -540,6 +542,11 @@ fn all_of<S: Subject>() {
 #[test]
 fn every_verdict_is_given_where_it_is_deserved_and_only_there_on_arm64() {
     all_of::<Arm>();
+}
+
+#[test]
+fn every_verdict_is_given_where_it_is_deserved_and_only_there_on_arm64_that_mixes_sizes() {
+    all_of::<ArmBbm2>();
 }
 
 #[test]

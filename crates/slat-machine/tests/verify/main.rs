@@ -8,6 +8,7 @@ mod conflicts;
 mod histories;
 mod play;
 mod script;
+mod sizes;
 mod subject;
 mod tally;
 mod traced;

@@ -13,7 +13,7 @@ use slat_machine::trace::{Entry, Keep, Recorder, Watched};
 use slat_machine::{GuestError, Machine, MachineConfig, Runner};
 
 use crate::play::{BASE, BYTES, Dice, Hand, PAGES, Play, TracedVm};
-use crate::subject::{Arm, Subject, VMID, X86};
+use crate::subject::{Arm, ArmBbm2, Subject, VMID, X86};
 
 pub(crate) const VCPUS: u32 = 2;
 /// Threads that are no vCPU are numbered from here on.
@@ -137,6 +137,10 @@ rounds! {
     a_logged_vm_keeps_every_rule_on_arm64: Arm, Play::Logged;
     a_logged_vm_keeps_every_rule_on_ept: X86, Play::Logged;
     blocks_that_split_and_collapse_keep_every_rule_on_arm64: Arm, Play::Blocks;
+    a_logged_vm_keeps_every_rule_where_sizes_mix: ArmBbm2, Play::Logged;
+    blocks_that_split_and_collapse_keep_every_rule_where_sizes_mix: ArmBbm2, Play::Blocks;
+    memory_that_moves_keeps_every_rule_where_sizes_mix: ArmBbm2, Play::Moving;
+    slots_that_change_keep_every_rule_where_sizes_mix: ArmBbm2, Play::Slots;
     blocks_that_split_and_collapse_keep_every_rule_on_ept: X86, Play::Blocks;
     memory_that_moves_keeps_every_rule_on_arm64: Arm, Play::Moving;
     memory_that_moves_keeps_every_rule_on_ept: X86, Play::Moving;

@@ -322,5 +322,18 @@ pub const EXHIBITS: &[Exhibit] = &[
     exhibit("r1_hardwares_note_looked_for_in_one_member", group_log::ENABLING, MemberTakenForLeaf, All, &["S4:"]),
     exhibit("r5_hardwares_note_of_a_dissolved_group", group_log::ENABLING_UNMAP, WrittenForgotten, All, &["S4:"]),
     exhibit("r6_a_group_made_clean_that_is_not_flushed", group_log::ENABLING, NoFlush, All, &["S4:"]),
+    exhibit("r8_a_split_that_is_everybodys_before_its_flush", sizes::CLEARS, NothingHeld, Both, &["S4:"]),
+    exhibit("r8_two_sizes_flushed_by_address", sizes::SPLIT_AHEAD, SizesFlushedByAddress, Both, &["T1:"]),
+    exhibit("r2_a_cut_over_two_sizes_flushed_by_address", sizes::CUT, SizesFlushedByAddress, Both, &["T1:", "S2:"]),
+    exhibit("r1_a_split_that_is_broken_where_it_need_not_be", sizes::SPLIT_READ, EverythingBreaks, Both, &["L2:"]),
+    exhibit(
+        "r7_a_collapse_that_is_broken_where_it_need_not_be",
+        sizes::COLLAPSE_READ,
+        EverythingBreaks,
+        Both,
+        &["L2:"],
+    ),
+    exhibit("r7_a_collapse_that_is_everybodys_before_its_flush", sizes::COLLAPSE_UNMAP, NothingHeld, Both, &["S2:"]),
+    exhibit("r7_children_that_are_not_frozen", sizes::COLLAPSE_UNMAP, NothingFrozen, Both, &["S2:"]),
     exhibit("r6_a_log_of_hardwares_that_is_not_flushed", hardware_log::ENABLING, NoFlush, Both, &["S4:"]),
 ];

@@ -78,6 +78,13 @@ pub const fn history(plant: Plant) -> History {
             of("R7", "a removal that skips an entry somebody is changing (TDP MMU: REMOVED_SPTE)")
         }
         Plant::FrozenLooksEmpty => of("R7", "a zap that skips a frozen entry (TDP MMU: FROZEN_SPTE)"),
+        Plant::EverythingBreaks => of("R1", "KVM/arm64: a guest reads a block that is being split, and faults"),
+        Plant::NothingHeld => of("R8", "FEAT_BBML2 taken as 'no break': the table is everybody's before its flush"),
+        Plant::NothingFrozen => of("R7", "'freeze each child': not where hardware goes on with them"),
+        Plant::SizesFlushedByAddress => of(
+            "R8",
+            "two leaves of one address flushed by address (Arm ARM D8.17.3: no such operation is sure of both)",
+        ),
         Plant::DecodesWritable => of("R7", "a collapse that ignores what its children forbid"),
         Plant::SmallShards => of("R4", "'leaves stay inside a region': one shard for a leaf of several"),
         Plant::NoFlush => of("R8", "free before flush (Bao; aarch64-paging 0.12.3)"),

@@ -45,7 +45,12 @@ pub const LAZILY: Scenario = Scenario::new("collapse_fault/lazily", lazily::<Loo
 
 /// A block that was split under a log which is off again; page 0 is writable.
 pub(super) fn split<T: Tool>() -> (Stage<T>, ModelWorker<T>) {
-    let (stage, mut worker) = Stage::<T>::new(Setup::block(), LOGGED);
+    split_in::<T>(Setup::block())
+}
+
+/// The same in a world of this kind.
+pub(super) fn split_in<T: Tool>(setup: Setup) -> (Stage<T>, ModelWorker<T>) {
+    let (stage, mut worker) = Stage::<T>::new(setup, LOGGED);
     let mut guest = stage.guest(0);
     guest.reach(1, READ);
     guest.reach(0, WRITE);
@@ -56,7 +61,7 @@ pub(super) fn split<T: Tool>() -> (Stage<T>, ModelWorker<T>) {
     (stage, worker)
 }
 
-fn collapse_in_place<T: Tool>(_: &World<T>, worker: &mut ModelWorker<T>) {
+pub(super) fn collapse_in_place<T: Tool>(_: &World<T>, worker: &mut ModelWorker<T>) {
     collapse(worker, Collapse::InPlace);
 }
 

@@ -11,6 +11,7 @@ pub mod hardware_log;
 pub mod invalidate_fault;
 pub mod protect_protect;
 pub mod reclaim;
+pub mod sizes;
 pub mod split_fault;
 pub mod teardown_fault;
 pub mod together;
@@ -74,6 +75,14 @@ pub const ALL: &[Scenario] = &[
     group_log::ENABLING,
     group_log::ENABLING_RELAX,
     group_log::ENABLING_UNMAP,
+    sizes::SPLIT_READ,
+    sizes::SPLIT_AHEAD,
+    sizes::CLEARS,
+    sizes::CUT,
+    sizes::COLLAPSE_READ,
+    sizes::COLLAPSE_WRITE,
+    sizes::COLLAPSE_UNMAP,
+    sizes::COLLAPSE_ENABLING,
     split_fault::READ_BESIDE,
     split_fault::WRITE_BESIDE,
     split_fault::HARVEST,

@@ -14,7 +14,7 @@ use slat::sync::Ordering;
 
 use crate::book;
 use crate::format::GROUP_BITS;
-use crate::hardware::{Next, Reached};
+use crate::hardware::{Next, Reached, Walk};
 use crate::oracle::{Oracle, PageSet};
 use crate::plant::Shape;
 use crate::reorder::Change;
@@ -95,6 +95,8 @@ pub struct Setup {
     pub hardware_dirty: bool,
     /// Whether pages come in contiguous groups.
     pub groups: bool,
+    /// Whether hardware may have cached leaves of two sizes for one address.
+    pub overlaps: bool,
 }
 
 /// How the backing answers.
@@ -115,7 +117,7 @@ pub enum Kind {
 impl Setup {
     /// Two levels, and a slot of so many pages from page 0 on.
     pub const fn pages(count: u64) -> Self {
-        Self { levels: 2, first: 0, count, backing: Kind::Pages, hardware_dirty: false, groups: false }
+        Self { levels: 2, first: 0, count, backing: Kind::Pages, hardware_dirty: false, groups: false, overlaps: false }
     }
 
     /// As [`pages`](Self::pages), one block.
@@ -138,6 +140,12 @@ impl Setup {
     #[must_use]
     pub const fn with_hardware_dirty(self) -> Self {
         Self { hardware_dirty: true, ..self }
+    }
+
+    /// The same with hardware that may have cached leaves of two sizes for one address.
+    #[must_use]
+    pub const fn with_overlaps(self) -> Self {
+        Self { overlaps: true, ..self }
     }
 
     /// The slot's pages.
@@ -176,6 +184,7 @@ impl<T: Tool> World<T> {
     fn format(&self) -> Fake {
         let format = Fake::new(self.setup.levels);
         let format = if self.setup.groups { format.with_groups(GROUP_BITS) } else { format };
+        let format = if self.setup.overlaps { format.with_overlaps() } else { format };
         if self.setup.hardware_dirty { format.with_hardware_dirty() } else { format }
     }
 
@@ -215,10 +224,20 @@ impl<T: Tool> World<T> {
     /// A vCPU's hardware tries an access: through what it has cached, else with a walk, which it caches.
     pub fn access(&self, vcpu: VcpuId, page: u64, access: Access) -> Reached {
         self.tick(Ordering::Acquire);
-        let mut walk = match book::with(|book| book.begin_access(self.format(), vcpu, page, access)) {
-            Ok(walk) => walk,
-            Err(reached) => return reached,
-        };
+        match book::with(|book| book.begin_access(self.format(), vcpu, page, access)) {
+            Ok(walk) => self.walk(walk),
+            Err(reached) => reached,
+        }
+    }
+
+    /// A vCPU's hardware walks for a page whether it has it cached or not, as it may at any time, and caches what it finds.
+    pub fn walk_ahead(&self, vcpu: VcpuId, page: u64) {
+        self.tick(Ordering::Acquire);
+        let walk = book::with(|book| book.begin_walk(self.format(), vcpu, page, Access::Read));
+        let _ = self.walk(walk);
+    }
+
+    fn walk(&self, mut walk: Walk) -> Reached {
         let mut site = walk.site();
         loop {
             let read = self.tables.word(site).load_as_hardware();

@@ -70,6 +70,39 @@ fn table<F: Format>(format: F, hpa: Hpa, level: Level) {
     assert_eq!(format.table_address(kept, level), hpa, "the bit changes nothing else");
     assert_eq!(format.kept(kept, level), kept, "the bit is set once");
     no_leaf(format, kept, level);
+    if format.overlaps() {
+        [raw, kept].into_iter().for_each(|raw| is_owned(format, format.held(raw, level), level, Kind::Locked));
+    }
+}
+
+/// A word that one owner changes while hardware uses it.
+fn is_owned<F: Format>(format: F, raw: u64, level: Level, kind: Kind) {
+    assert_eq!(format.kind(raw, level), kind, "software finds it locked, or frozen");
+    assert!(!format.is_table(raw, level), "is_table() is what kind() says");
+    assert!(!format.is_writable(raw, level), "nobody protects what is another's");
+    assert!(!format.may_write(raw, level), "nobody relaxes what is another's");
+    assert!(!format.is_grouped(raw, level) && !format.is_dirty(raw, level), "nobody changes what is another's");
+}
+
+/// A leaf that becomes a table of the same memory, or comes of one.
+fn sizes<F: Format>(format: F, raw: u64, level: Level) {
+    let table = format.table(Hpa::new(0), level);
+    let changes = [format.change(raw, table, level), format.change(table, raw, level)];
+    for change in changes {
+        let expected = if format.overlaps() { [Change::Overlap, Change::Break] } else { [Change::Break; 2] };
+        assert!(expected.contains(&change), "a change of size needs break-before-make, or leaves to be held");
+    }
+    if changes[1] == Change::Overlap {
+        is_owned(format, format.held(raw, level), level, Kind::Locked);
+    }
+}
+
+/// A leaf whose table may become one leaf of `above` without a break.
+fn frozen<F: Format>(format: F, leaf: Leaf, level: Level, above: Level) {
+    let whole = format.leaf(Leaf { hpa: Hpa::new(0), ..leaf }, above);
+    if format.change(format.table(Hpa::new(0), above), whole, above) == Change::Overlap {
+        is_owned(format, format.frozen(format.leaf(leaf, level), level), level, Kind::Frozen);
+    }
 }
 
 fn leaves<F: Format>(format: F, hpa: Hpa, level: Level) {
@@ -130,6 +163,12 @@ fn one_leaf<F: Format>(format: F, leaf: Leaf, level: Level) {
     assert_eq!(format.decode(revoked, level), Leaf { permissions: with_write(false), may_write: false, ..leaf });
 
     dirty(format, raw, level);
+    if level > Level::PAGE {
+        sizes(format, raw, level);
+    }
+    if let Some(above) = level.above().filter(|&above| above <= format.geometry().largest_leaf()) {
+        frozen(format, leaf, level, above);
+    }
 
     assert_eq!(format.change(raw, raw, level), Change::Free, "no change needs nothing");
     assert_eq!(format.change(raw, writable, level), Change::Free, "relaxing needs nothing");
@@ -209,8 +248,8 @@ mod tests {
     use super::*;
     use crate::format::{
         Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kFwb, Arm64_16kLpa2, Arm64_16kLpa2Fwb, Arm64_64k,
-        Arm64_64kContiguous, Arm64_64kFwb, Arm64Contiguous, Arm64Fwb, Arm64Hd, Arm64Lpa2, Arm64Lpa2Fwb, Ept, Ept5,
-        EptAd, Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
+        Arm64_64kContiguous, Arm64_64kFwb, Arm64Bbm2, Arm64Contiguous, Arm64Fwb, Arm64Hd, Arm64Lpa2, Arm64Lpa2Fwb, Ept,
+        Ept5, EptAd, Fake, Npt, Npt5, NptAd, Stage2, Sv39x4, Sv48x4, Sv48x4Adu, Sv48x4Napot, Sv57x4,
     };
 
     #[test]
@@ -219,6 +258,8 @@ mod tests {
         for bits in 32..=48 {
             check(Arm64::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64Contiguous::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Arm64Bbm2::new(bits).unwrap(), &frames((1 << 48) - 1));
+            check(Stage2::<12, false, false, true, true, true>::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64_16k::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64_16kContiguous::new(bits).unwrap(), &frames((1 << 48) - 1));
             check(Arm64_16kFwb::new(bits).unwrap(), &frames((1 << 48) - 1));
@@ -226,6 +267,7 @@ mod tests {
         }
         for bits in 32..=52 {
             check(Arm64Lpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
+            check(Stage2::<12, true, true, false, true, true>::new(bits).unwrap(), &frames((1 << 52) - 1));
             check(Arm64_16kLpa2::new(bits).unwrap(), &frames((1 << 52) - 1));
             check(Arm64_64k::new(bits).unwrap(), &frames((1 << 52) - 1));
             check(Arm64_64kContiguous::new(bits).unwrap(), &frames((1 << 52) - 1));
@@ -251,6 +293,7 @@ mod tests {
         for levels in 2..=4 {
             for bits in 0..=2 {
                 check(Fake::new(levels).with_groups(bits), &[0, 1 << 20, 0x7f << 20]);
+                check(Fake::new(levels).with_groups(bits).with_overlaps(), &[0, 1 << 20, 0x7f << 20]);
                 check(Fake::new(levels).with_groups(bits).with_hardware_dirty(), &[0, 1 << 20, 0x7f << 20]);
             }
         }

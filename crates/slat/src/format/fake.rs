@@ -25,6 +25,9 @@ const DIRTY: u64 = 1 << 8;
 const GROUPED: u64 = 1 << 9;
 /// In a table entry: annotations lie below.
 const KEPT: u64 = 1 << 1;
+/// One thread's, and in use by hardware: held, or, below an entry that is, frozen.
+const HELD: u64 = 1 << 10;
+const STILL: u64 = 1 << 11;
 const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
 
 const ANNOTATED: u64 = 1 << 5;
@@ -39,6 +42,7 @@ pub struct Fake {
     group_bits: u32,
     /// What a leaf is when it is written through: [`DIRTY`], or nothing where hardware does not note it.
     written: u64,
+    overlaps: bool,
 }
 
 impl Fake {
@@ -47,7 +51,8 @@ impl Fake {
         assert!(levels >= 2 && levels <= 4, "the fake format has two to four levels");
         let root = Level::new(levels - 1);
         let largest_leaf = Level::new(if levels == 2 { 1 } else { levels - 2 });
-        Self { geometry: Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get()), group_bits: 0, written: 0 }
+        let geometry = Geometry::new(12, 2, root, 2, largest_leaf, 12 + 2 * root.get());
+        Self { geometry, group_bits: 0, written: 0, overlaps: false }
     }
 
     /// The same with contiguous groups of `1 << bits` pages, at most a table of them.
@@ -61,6 +66,19 @@ impl Fake {
     #[must_use]
     pub const fn with_hardware_dirty(self) -> Self {
         Self { written: DIRTY, ..self }
+    }
+
+    /// The same for hardware that may have cached leaves of two sizes for one address. Does not go with hardware that notes
+    /// what it writes to: blocks and tables are broken there.
+    #[must_use]
+    pub const fn with_overlaps(self) -> Self {
+        Self { overlaps: true, ..self }
+    }
+
+    /// What hardware makes of a word: the one that it was before it was held or frozen.
+    pub const fn seen_by_hardware(raw: u64) -> u64 {
+        let level = Level::new((raw & (VALID - 1)) as u8);
+        if raw & VALID == 0 { raw } else { raw & !((HELD | STILL) << Self::shift(level)) }
     }
 
     const fn shift(level: Level) -> u32 {
@@ -79,7 +97,7 @@ impl Fake {
     /// The body of a leaf; nothing of a word in another state.
     fn leaf_body(raw: u64, level: Level) -> u64 {
         let body = if raw & VALID == 0 { 0 } else { Self::body(raw, level) };
-        if body & LEAF == 0 { 0 } else { body }
+        if body & (LEAF | HELD | STILL) == LEAF { body } else { 0 }
     }
 }
 
@@ -106,6 +124,8 @@ impl Format for Fake {
             Self::LOCKED => Kind::Locked,
             Self::FROZEN => Kind::Frozen,
             _ if raw & VALID == 0 => Kind::Empty,
+            _ if Self::body(raw, level) & HELD != 0 => Kind::Locked,
+            _ if Self::body(raw, level) & STILL != 0 => Kind::Frozen,
             _ if Self::body(raw, level) & LEAF != 0 => Kind::Leaf,
             _ => Kind::Table,
         }
@@ -241,8 +261,21 @@ impl Format for Fake {
         match (old ^ new) & !(permissions | MAY_WRITE) {
             0 if old & !new & permissions == 0 => Change::Free,
             0 => Change::Flush,
+            _ if self.overlaps && self.written == 0 && (old ^ new) & LEAF != 0 => Change::Overlap,
             _ => Change::Break,
         }
+    }
+
+    fn overlaps(&self) -> bool {
+        self.overlaps
+    }
+
+    fn held(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) | HELD, level)
+    }
+
+    fn frozen(&self, raw: u64, level: Level) -> u64 {
+        Self::word(Self::body(raw, level) | STILL, level)
     }
 }
 

@@ -16,7 +16,8 @@ mod words;
 
 pub use arm64::{
     Arm64, Arm64_16k, Arm64_16kContiguous, Arm64_16kFwb, Arm64_16kLpa2, Arm64_16kLpa2Fwb, Arm64_64k,
-    Arm64_64kContiguous, Arm64_64kFwb, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2, Arm64Lpa2Fwb, Stage2,
+    Arm64_64kContiguous, Arm64_64kFwb, Arm64Bbm2, Arm64Contiguous, Arm64Error, Arm64Fwb, Arm64Hd, Arm64Lpa2,
+    Arm64Lpa2Fwb, Stage2,
 };
 pub use ept::{Ept, Ept5, Ept5Ad, EptAd, ExtendedPageTables};
 pub use fake::Fake;
@@ -33,7 +34,8 @@ pub const MOST_MEMBERS: usize = 128;
 /// An entry format of one architecture's second stage, with its run-time configuration (address size, features).
 ///
 /// A format's words have these states: *empty* (the word 0, or an annotation), *locked*, *frozen*, *table* and *leaf*. To
-/// the hardware the first three must be invalid. Functions that ask one thing of a word ([`is_table`](Self::is_table),
+/// the hardware the first three must be invalid, but for words that are [`held`](Self::held) or
+/// [`frozen`](Self::frozen) with what hardware uses meanwhile, of which `permits` may say what hardware does. Functions that ask one thing of a word ([`is_table`](Self::is_table),
 /// [`permits`](Self::permits), [`is_writable`](Self::is_writable), [`may_write`](Self::may_write)) take any word and say
 /// `false` of one in another state, so that a hot path asks nothing else.
 pub trait Format: Copy + Send + Sync + 'static {
@@ -180,6 +182,28 @@ pub trait Format: Copy + Send + Sync + 'static {
 
     /// What changing a valid entry of `level` from `old` to `new` needs from TLB maintenance.
     fn change(&self, old: u64, new: u64, level: Level) -> Change;
+
+    /// Whether there is a change that is [`Change::Overlap`]: hardware may have cached leaves of two sizes for one address,
+    /// and nothing less than a flush of everything is sure to drop both.
+    #[inline(always)]
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// The [`Kind::Table`] or [`Kind::Leaf`] word as it stands while one owner changes the entry: what it was to hardware,
+    /// [`Kind::Locked`] to software. Asked where a change is [`Change::Overlap`]: of the table that comes or goes, and of
+    /// the leaf that comes.
+    #[inline(always)]
+    fn held(&self, _raw: u64, _level: Level) -> u64 {
+        Self::LOCKED
+    }
+
+    /// The [`Kind::Leaf`] word below an entry that is [`held`](Self::held): what it was to hardware, [`Kind::Frozen`] to
+    /// software.
+    #[inline(always)]
+    fn frozen(&self, _raw: u64, _level: Level) -> u64 {
+        Self::FROZEN
+    }
 }
 
 /// The state of an entry.
@@ -232,6 +256,9 @@ pub enum Change {
     Free,
     /// A flush before the change may be relied on.
     Flush,
+    /// Hardware may use the new entry at once, beside what it has cached of the old one, which is the same memory in leaves
+    /// of another size. Software may not before a flush of everything: the entry is [held](Format::held) until then.
+    Overlap,
     /// Break-before-make: an invalid entry and a flush in between (R1).
     Break,
 }

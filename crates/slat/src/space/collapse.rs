@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use super::Visit;
 use crate::addr::{Gpa, Hpa, Level};
-use crate::format::{Format, Kind, Leaf};
+use crate::format::{Change, Format, Kind, Leaf};
 use crate::host::Host;
 use crate::reclaim::Subtree;
 use crate::table::{Entry, Position, TableRef};
@@ -24,7 +24,8 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     ///
     /// The parent is locked first, then each child frozen by a compare-and-swap from the value seen: what a fault or a
     /// protection changes until then is in the value, and who comes later finds the child frozen, starts again from the
-    /// root and meets the locked parent. The leaf is made from the frozen values only.
+    /// root and meets the locked parent. The leaf is made from the frozen values only. All of this is for software alone
+    /// where hardware may use both sizes at once: it goes on with the children, then with the leaf.
     ///
     /// The parent stays locked for the flush and one compare-and-swap an entry, and as many stores if it is given up: of
     /// 8,192 entries at the most (arm64, 64 KiB).
@@ -49,11 +50,14 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let below = parent.level.below()?;
         let base = self.span(gpa, parent.level).start();
         let first = self.below(parent, base);
-        let mut children = Children::<H, NOTE>::of(self, first, parent.level)?;
+        let mut children = Children::<H, NOTE>::of(self, first, parent)?;
         if children.entries > SMALL && !children.fit(format) {
             return None;
         }
-        let Ok(broken) = parent.entry().break_valid::<F>(parent.raw) else { return None };
+        let broken = match children.overlap {
+            true => parent.entry().hold(parent.raw, format.held(parent.raw, parent.level)).ok()?,
+            false => parent.entry().break_valid::<F>(parent.raw).ok()?,
+        };
         if !admit() {
             broken.restore();
             return None;
@@ -64,6 +68,9 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
             return None;
         }
         let leaf = format.leaf(children.united(format), parent.level);
+        if children.overlap {
+            broken.hold(format.held(leaf, parent.level));
+        }
         let mut gather = self.space.gather();
         gather.table(self.span(gpa, parent.level));
         let flushed = gather.close(&self.space.host, self.tally);
@@ -85,6 +92,8 @@ struct Children<'s, H: Host, const NOTE: usize> {
     stride: u64,
     /// Entries of a contiguous group.
     members: usize,
+    /// Whether hardware goes on with them while they are frozen, and may use the leaf beside them.
+    overlap: bool,
     /// What the words say apart from what may differ, as that of the first entry.
     common: u64,
     kinds: [Like; KINDS],
@@ -105,8 +114,9 @@ struct Like {
 }
 
 impl<'s, H: Host, const NOTE: usize> Children<'s, H, NOTE> {
-    /// The children of the table whose first entry is `first`, if they may become a leaf of `level`.
-    fn of<F: Format>(visit: Visit<'s, H, F>, first: Position<'s, H>, level: Level) -> Option<Self> {
+    /// The children of the table at `parent` whose first entry is `first`, if they may become one leaf.
+    fn of<F: Format>(visit: Visit<'s, H, F>, first: Position<'s, H>, parent: Position<'s, H>) -> Option<Self> {
+        let level = parent.level;
         let format = visit.space.format;
         let geometry = format.geometry();
         let entries = geometry.entries();
@@ -124,6 +134,7 @@ impl<'s, H: Host, const NOTE: usize> Children<'s, H, NOTE> {
             format.leaf(Leaf { hpa, ..leaf }, first.level)
         };
         let stride = word(1).wrapping_sub(word(0));
+        let whole = format.leaf(leaf, level);
         let linear = word(0).wrapping_add(stride.wrapping_mul(entries as u64 - 1)) == word(entries - 1);
         linear.then(|| Self {
             table: first.table,
@@ -131,6 +142,7 @@ impl<'s, H: Host, const NOTE: usize> Children<'s, H, NOTE> {
             entries,
             stride,
             members: 1 << format.group_bits(first.level),
+            overlap: format.change(parent.raw, whole, level) == Change::Overlap,
             common: common(format, raw, first.level),
             kinds: [Like { word: raw, is_grouped }; KINDS],
             count: 1,
@@ -150,6 +162,11 @@ impl<'s, H: Host, const NOTE: usize> Children<'s, H, NOTE> {
 
     /// Freezes all entries; false if one of them does not fit.
     fn freeze<F: Format>(&mut self, format: F) -> bool {
+        let level = self.level;
+        if self.overlap {
+            let freeze = |entry: Entry<'s, H::Atomics>, word| entry.change(word, format.frozen(word, level)).is_ok();
+            return self.pass(format, |entry, word| entry.load() == word && freeze(entry, word));
+        }
         self.pass(format, |entry, word| entry.load() == word && entry.change(word, F::FROZEN).is_ok())
     }
 

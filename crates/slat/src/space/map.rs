@@ -110,7 +110,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let mut gather = self.space.gather();
         match self.space.format.change(position.raw, leaf, position.level) {
             Change::Free => broken.replace_unflushed(leaf),
-            Change::Flush | Change::Break => {
+            Change::Flush | Change::Overlap | Change::Break => {
                 gather.leaf(self.span(gpa, position.level), position.level);
                 let flushed = gather.close(&self.space.host, self.tally);
                 broken.make(&flushed, leaf);

@@ -23,7 +23,7 @@ pub(crate) use shard::{Shards, Ticket, TooManyOpen};
 pub(crate) use split::Split;
 
 use crate::addr::{Gpa, GpaRange, Level};
-use crate::format::{Format, Geometry};
+use crate::format::{Format, Geometry, Kind};
 use crate::host::Host;
 use crate::reclaim::{Domain, Inside, OutOfMemory, Reader};
 use crate::sync::{Atomics, Padded};
@@ -92,7 +92,7 @@ impl<H: Host, F: Format> Space<H, F> {
     }
 
     pub(crate) fn gather(&self) -> Gather {
-        Gather::new(self.flush_threshold)
+        Gather::new(self.flush_threshold, self.format.overlaps())
     }
 }
 
@@ -200,10 +200,11 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// caller owns nothing that is locked and has closed its gather: the owner waits for nothing but its own flush (R4).
     pub(crate) fn wait_unlocked(self, position: Position<'s, H>) -> u64 {
         loop {
-            match position.entry().load() {
-                locked if locked == F::LOCKED => self.space.host.relax(),
-                raw => return raw,
+            let raw = position.entry().load();
+            if self.space.format.kind(raw, position.level) != Kind::Locked {
+                return raw;
             }
+            self.space.host.relax();
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Splitting a leaf into a table of leaves that map the same memory: populated before it is linked, one break.
+//! Splitting a leaf into a table of leaves that map the same memory: populated before it is linked, one break, or none
+//! where hardware may use both sizes at once.
 
 use super::{Grouping, Visit};
 use crate::addr::{Gpa, Hpa, Level};
 use crate::format::{Change, Format, Leaf};
 use crate::host::Host;
-use crate::table::{Cache, Position, Unlinked};
+use crate::table::{Broken, Cache, Position, Unlinked};
+use crate::tlb::Gather;
 
 /// What became of a leaf that was to be split.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,28 +23,24 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// Splits the leaf seen at `position`, above the page level, which covers `gpa`.
     ///
     /// The children say what the leaf said when it was seen; the break is a compare-and-swap from that value, so a
-    /// change in between, by hardware or a protection, makes it fail. No answer of the embedder's is published anew, so
+    /// change in between, by hardware or a protection, makes it fail. Where there is no break, hardware has the table from
+    /// then on, and software has it after the flush: until then nobody changes what the leaf, which is still cached, says of
+    /// the same memory. No answer of the embedder's is published anew, so
     /// R4's check is not needed: an invalidation waits at the locked entry and then finds the table.
     #[cold]
     pub(crate) fn split(self, position: Position<'s, H>, gpa: Gpa, cache: &mut Cache) -> Split {
-        let format = self.space.format;
         let Some(table) = cache.pop() else { return Split::NoTable };
         let Some(linked) = self.child_of(position, table) else {
             cache.push(table);
             return Split::Lost;
         };
-        let Ok(broken) = position.entry().break_valid::<F>(position.raw) else {
+        let mut gather = self.space.gather();
+        let Some(broken) = self.take_for(position, linked, gpa, &mut gather) else {
             self.take_back(table, cache);
             return Split::Lost;
         };
-        if format.change(position.raw, linked, position.level) == Change::Free {
-            broken.replace_unflushed(linked);
-        } else {
-            let mut gather = self.space.gather();
-            gather.leaf(self.span(gpa, position.level), position.level);
-            let flushed = gather.close(&self.space.host, self.tally);
-            broken.make(&flushed, linked);
-        }
+        let flushed = gather.close(&self.space.host, self.tally);
+        broken.make(&flushed, linked);
         self.count_split(position.level);
         Split::Done
     }
@@ -60,6 +58,33 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let grouping = if is_withheld { Grouping::Singles } else { Grouping::Groups };
         self.populate(&mut child, whole, below, grouping);
         Some(format.table(table, position.level))
+    }
+
+    /// Takes the leaf at `position` from everybody else, to link `linked` in its place: from hardware, too, unless it may have
+    /// the table at once. What has to be flushed before is gathered; none if the entry has changed.
+    #[inline(always)]
+    pub(super) fn take_for(
+        self,
+        position: Position<'s, H>,
+        linked: u64,
+        gpa: Gpa,
+        gather: &mut Gather,
+    ) -> Option<Broken<'s, H::Atomics>> {
+        let Position { level, raw, .. } = position;
+        let format = self.space.format;
+        let change = format.change(raw, linked, level);
+        let broken = match change {
+            Change::Overlap => position.entry().hold(raw, format.held(linked, level)),
+            Change::Free | Change::Flush | Change::Break => position.entry().break_valid::<F>(raw),
+        };
+        let span = self.span(gpa, level);
+        match change {
+            _ if broken.is_err() => {}
+            Change::Free => {}
+            Change::Overlap => gather.table(span),
+            Change::Flush | Change::Break => gather.leaf(span, level),
+        }
+        broken.ok()
     }
 
     /// Gives a child back that was not linked.

@@ -2,7 +2,7 @@
 
 use super::Visit;
 use crate::addr::{Gpa, GpaRange, Hpa, Level};
-use crate::format::{Change, Format, Kind};
+use crate::format::{Format, Kind};
 use crate::host::Host;
 use crate::table::{Broken, Cache, Position};
 use crate::tlb::Gather;
@@ -47,7 +47,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
                     let _ = self.dissolve(position, at);
                     at
                 }
-                Kind::Leaf if batch.add(self, position, span, cache) => {
+                Kind::Leaf if batch.add(self, position, span.start(), cache) => {
                     visited += self.space.geometry().entries() as u64;
                     span.end()
                 }
@@ -72,7 +72,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
 /// A leaf, and the table that is to take its place: filled, and linked nowhere yet.
 struct Part<'s, H: Host> {
     position: Position<'s, H>,
-    span: GpaRange,
+    start: Gpa,
     table: Hpa,
     linked: u64,
     broken: Option<Broken<'s, H::Atomics>>,
@@ -100,18 +100,18 @@ impl<'s, H: Host> Batch<'s, H> {
         self.count == BATCH
     }
 
-    /// Fills a table for the leaf at `position`, which covers `span`; false if the cache holds none.
+    /// Fills a table for the leaf at `position`, whose first address is `start`; false if the cache holds none.
     fn add<F: Format>(
         &mut self,
         visit: Visit<'s, H, F>,
         position: Position<'s, H>,
-        span: GpaRange,
+        start: Gpa,
         cache: &mut Cache,
     ) -> bool {
         let Some(table) = cache.pop() else { return false };
         match visit.child_of(position, table) {
             Some(linked) => {
-                self.parts[self.count] = Some(Part { position, span, table, linked, broken: None });
+                self.parts[self.count] = Some(Part { position, start, table, linked, broken: None });
                 self.count += 1;
             }
             None => drop(cache.push(table)),
@@ -126,25 +126,12 @@ impl<'s, H: Host> Batch<'s, H> {
     fn close<F: Format>(mut self, visit: Visit<'s, H, F>, largest: Level, cache: &mut Cache) -> Closed {
         let mut closed = Closed { split: 0, again: None };
         for part in self.parts.iter_mut().map_while(Option::as_mut) {
-            let Position { level, raw, .. } = part.position;
-            let is_left = match part.position.entry().break_valid::<F>(raw) {
-                Ok(broken) if visit.space.format.change(raw, part.linked, level) == Change::Free => {
-                    broken.replace_unflushed(part.linked);
-                    visit.count_split(level);
-                    closed.split += 1;
-                    level.below() > Some(largest)
-                }
-                Ok(broken) => {
-                    self.gather.leaf(part.span, level);
-                    part.broken = Some(broken);
-                    level.below() > Some(largest)
-                }
-                Err(_) => {
-                    visit.take_back(part.table, cache);
-                    true
-                }
-            };
-            closed.again = closed.again.or(is_left.then_some(part.span.start()));
+            part.broken = visit.take_for(part.position, part.linked, part.start, &mut self.gather);
+            if part.broken.is_none() {
+                visit.take_back(part.table, cache);
+            }
+            let is_left = part.broken.is_none() || part.position.level.below() > Some(largest);
+            closed.again = closed.again.or(is_left.then_some(part.start));
         }
         let flushed = self.gather.close(&visit.space.host, visit.tally);
         for part in self.parts.iter_mut().map_while(Option::as_mut) {

@@ -54,7 +54,13 @@ impl<'s, A: Atomics> Entry<'s, A> {
     /// Locks an entry seen valid (R1), and orders the locking before all that follows.
     #[inline]
     pub(crate) fn break_valid<F: Format>(self, seen: u64) -> Result<Broken<'s, A>, u64> {
-        self.change(seen, F::LOCKED)?;
+        self.hold(seen, F::LOCKED)
+    }
+
+    /// The same with `held`, a word that is locked to software alone: hardware goes on with it.
+    #[inline]
+    pub(crate) fn hold(self, seen: u64, held: u64) -> Result<Broken<'s, A>, u64> {
+        self.change(seen, held)?;
         A::full_fence_after_rmw();
         Ok(Broken { entry: self, old: seen })
     }
@@ -108,7 +114,7 @@ impl<A: Atomics> Drop for Claimed<'_, A> {
     }
 }
 
-/// A valid entry that was broken: invalid now, and perhaps still cached.
+/// A valid entry that was broken, or is held: invalid now, at least to software, and perhaps still cached.
 #[must_use = "a broken entry has to be flushed and made, or restored"]
 pub(crate) struct Broken<'s, A: Atomics> {
     entry: Entry<'s, A>,
@@ -126,6 +132,11 @@ impl<A: Atomics> Broken<'_, A> {
     pub(crate) fn replace_unflushed(self, new: u64) {
         self.entry.store(new);
         mem::forget(self);
+    }
+
+    /// Lets hardware go on with `held`, which is locked to software still.
+    pub(crate) fn hold(&self, held: u64) {
+        self.entry.store(held);
     }
 
     /// Gives the entry back as it was: what may be cached is what it says again.

@@ -16,11 +16,14 @@ pub(crate) struct Gather {
     tables: Option<GpaRange>,
     /// Extents longer than this are flushed as the whole VMID.
     threshold: u64,
+    /// Whether below tables that come or go leaves of two sizes may be cached for one address, which only a flush of
+    /// everything is sure to drop.
+    overlaps: bool,
 }
 
 impl Gather {
-    pub(crate) fn new(threshold: u64) -> Self {
-        Self { leaves: None, tables: None, threshold }
+    pub(crate) fn new(threshold: u64, overlaps: bool) -> Self {
+        Self { leaves: None, tables: None, threshold, overlaps }
     }
 
     /// A leaf of `level` over `range` lost something that may be cached.
@@ -37,7 +40,7 @@ impl Gather {
         });
     }
 
-    /// The table over `range` was unlinked.
+    /// The table over `range` was unlinked, or took a leaf's place.
     pub(crate) fn table(&mut self, range: GpaRange) {
         self.tables = Some(self.tables.map_or(range, |gathered| gathered.hull(range)));
     }
@@ -51,6 +54,7 @@ impl Gather {
             (None, Some(range)) => Flush::Tables { range },
         };
         let flush = match flush {
+            Flush::Tables { .. } if self.overlaps => Flush::All,
             Flush::Leaves { range, .. } | Flush::Tables { range } if range.len() > self.threshold => Flush::All,
             other => other,
         };

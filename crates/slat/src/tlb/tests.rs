@@ -41,8 +41,13 @@ fn range(start: u64, end: u64) -> GpaRange {
 
 /// What is flushed of what `fill` gathers: waited for, and counted as leaves, tables or everything.
 fn flushed(fill: impl FnOnce(&mut Gather)) -> (Vec<Flush>, [u64; 3]) {
+    flushed_where(false, fill)
+}
+
+/// The same where leaves of two sizes may be cached for one address, or not.
+fn flushed_where(overlaps: bool, fill: impl FnOnce(&mut Gather)) -> (Vec<Flush>, [u64; 3]) {
     let (host, tally, mut counts) = (Written::default(), Tally::<Core>::new(), Counts::default());
-    let mut gather = Gather::new(THRESHOLD);
+    let mut gather = Gather::new(THRESHOLD, overlaps);
     fill(&mut gather);
     let _ = gather.close(&host, &tally);
     let _ = gather.close(&host, &tally); // nothing is left in it
@@ -96,8 +101,15 @@ fn r8_extents_past_the_threshold_are_flushed_as_everything() {
 }
 
 #[test]
+fn r8_where_sizes_mix_a_table_that_comes_or_goes_is_flushed_as_everything() {
+    let page = range(0x1000, 0x2000);
+    assert_eq!(flushed_where(true, |gather| gather.table(page)), (alloc::vec![Flush::All], [0, 0, 1]));
+    assert_eq!(flushed_where(true, |gather| gather.leaf(page, Level::PAGE)).1, [1, 0, 0], "not a leaf that goes");
+}
+
+#[test]
 #[cfg(debug_assertions)]
 #[should_panic(expected = "dropped unflushed")]
 fn r8_a_gather_that_is_dropped_unflushed_complains() {
-    Gather::new(THRESHOLD).leaf(range(0, 0x1000), Level::PAGE);
+    Gather::new(THRESHOLD, false).leaf(range(0, 0x1000), Level::PAGE);
 }

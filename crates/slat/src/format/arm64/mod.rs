@@ -2,13 +2,17 @@
 //!
 //! Sources: Arm Architecture Reference Manual (DDI 0487), D8.3 (descriptor formats), D8.4 (stage 2 permissions),
 //! D8.5 (access flag), D8.6 (stage 2 memory attributes), D8.2 (initial lookup level, concatenated tables), D8.7.1 (the
-//! Contiguous bit), D24.2 (`VTCR_EL2`, `VTTBR_EL2`).
+//! Contiguous bit), D8.17 (break-before-make, and what levels of support for it change), D24.2 (`VTCR_EL2`, `VTTBR_EL2`).
 //!
 //! Bits 54:53 of a leaf are `XN[1:0]` where there is FEAT_XNX, and XN and RES0 where there is not: the format uses 0b00
 //! (execution at EL1 and EL0) and 0b10 (at neither), which mean the same to both. Where 52 bits of output address take
 //! bits 9:8 (FEAT_LPA2), shareability is that of `VTCR_EL2.SH0`.
 
+mod name;
+
 use core::fmt;
+
+use name::Name;
 
 use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
@@ -33,6 +37,13 @@ const KEPT: u64 = 1 << 56;
 /// Was dirty when write permission was withheld.
 const WAS_DIRTY_SHIFT: u32 = 57;
 const WAS_DIRTY: u64 = 1 << WAS_DIRTY_SHIFT;
+/// With FEAT_BBML2, in a leaf: one thread's, who changes its size; held if [`HELD`] says so, else frozen. Hardware goes on
+/// using it.
+const OWNED: u64 = 1 << 56;
+/// No leaf is owned whose dirty state hardware keeps.
+const HELD: u64 = WAS_DIRTY;
+/// With FEAT_BBML2, in a table: software may go on below. Clear while the table is held: the one bit that walks ask for.
+const SETTLED: u64 = 1 << 58;
 const S2AP_WRITE_SHIFT: u32 = 7;
 /// Invalid descriptors: bits 63:1 are ignored (D8.3.1).
 const ANNOTATED: u64 = 1 << 4;
@@ -50,7 +61,15 @@ const MEM_ATTR: u64 = 0b1111 << MEM_ATTR_SHIFT;
 ///
 /// `GROUPS` is whether leaves come in contiguous groups where they can: of 64 KiB of pages and 32 MiB of blocks, 2 MiB and 1
 /// GiB, or 2 MiB of pages only. They are a matter of the type, so that who does without them does not pay for the question.
-/// The hint is set and cleared by break-before-make: any CPU will do (FEAT_BBM level 0).
+/// The hint is set and cleared by break-before-make: any CPU will do.
+///
+/// `BBM2` is changing the size of leaves under the guest's eyes (FEAT_BBML2, `ID_AA64MMFR2_EL1.BBM` of 2 on every CPU): a
+/// block that is split, or a table that is collapsed, goes on translating until the change is flushed, so that no guest
+/// faults because of it. A CPU may report a TLB conflict abort meanwhile, to EL2 (status 0b110000 of ESR_EL2, D8.17.2): the
+/// embedder invalidates the VMID on that CPU (TLBI VMALLS12E1) and lets the guest go on. Where the dirty state is hardware's,
+/// a block that may be written is broken all the same, as is a table that is collapsed, since hardware need not keep that
+/// state of what is changed without a break (D8.17.1). What level 1 has beside break-before-make is the nT bit, under which
+/// a CPU may fault as well, and which takes two flushes: such CPUs are for the formats without `BBM2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2<
     const GRANULE: u8,
@@ -58,6 +77,7 @@ pub struct Stage2<
     const FWB: bool,
     const HD: bool = false,
     const GROUPS: bool = false,
+    const BBM2: bool = false,
 > {
     root: Level,
     root_bits: u8,
@@ -67,6 +87,8 @@ pub struct Stage2<
 pub type Arm64 = Stage2<12, false, false>;
 /// [`Arm64`] with contiguous groups.
 pub type Arm64Contiguous = Stage2<12, false, false, false, true>;
+/// [`Arm64`] with FEAT_BBML2.
+pub type Arm64Bbm2 = Stage2<12, false, false, false, false, true>;
 /// [`Arm64`] with FEAT_S2FWB.
 pub type Arm64Fwb = Stage2<12, false, true>;
 /// [`Arm64`] with hardware management of the access flag and the dirty state.
@@ -126,9 +148,10 @@ impl fmt::Display for Arm64Error {
 
 impl core::error::Error for Arm64Error {}
 
-impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>
-    Stage2<GRANULE, LPA2, FWB, HD, GROUPS>
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool, const BBM2: bool>
+    Stage2<GRANULE, LPA2, FWB, HD, GROUPS, BBM2>
 {
+    const SPELLED: &'static Name = &Name::of(GRANULE, [LPA2, FWB, HD, GROUPS, BBM2]);
     /// Bits that a table resolves.
     const STRIDE: u32 = GRANULE as u32 - 3;
     /// Bits of an address, input and output.
@@ -152,6 +175,10 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     const WRITABLE: u64 = if HD { DBM } else { S2AP_WRITE };
     /// What hardware notes of a write.
     const WRITTEN: u64 = if HD { S2AP_WRITE } else { 0 };
+    /// What marks a table that software may go down to: one bit, clear in everything that is none above the page level.
+    const IS_TABLE: u64 = if BBM2 { SETTLED } else { TABLE_OR_PAGE };
+    /// What marks a leaf that is one thread's.
+    const IS_OWNED: u64 = if BBM2 { OWNED } else { 0 };
 
     /// Stage 2 for guest physical addresses of `address_bits` bits, 32 to 48 or 52.
     ///
@@ -219,6 +246,15 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
         (vmid as u64) << 48 | root.get() & mask(47, 6) | (root.get() >> 48) << 2
     }
 
+    /// Whether the one word is a table and the other a leaf whose place it may take without a break (D8.17.2). Not where
+    /// hardware may have to note a write meanwhile.
+    const fn resizes(old: u64, new: u64, level: Level) -> bool {
+        let splits = old & TABLE_OR_PAGE == 0 && new & TABLE_OR_PAGE != 0;
+        let collapses = old & TABLE_OR_PAGE != 0 && new & TABLE_OR_PAGE == 0;
+        let is_above_pages = level.get() > Level::PAGE.get();
+        BBM2 && is_above_pages && if HD { splits && old & DBM == 0 } else { splits || collapses }
+    }
+
     /// The leaf with the note of software's that keeps the dirty state when hardware's bits go.
     #[inline(always)]
     const fn with_note(raw: u64) -> u64 {
@@ -241,52 +277,10 @@ const fn mask(high: u8, low: u8) -> u64 {
     (u64::MAX >> (63 - high)) & (u64::MAX << low)
 }
 
-impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool> Format
-    for Stage2<GRANULE, LPA2, FWB, HD, GROUPS>
+impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool, const BBM2: bool> Format
+    for Stage2<GRANULE, LPA2, FWB, HD, GROUPS, BBM2>
 {
-    const NAME: &'static str = match (GRANULE, LPA2, FWB, HD, GROUPS) {
-        (12, false, false, false, false) => "arm64-4k",
-        (12, false, false, false, true) => "arm64-4k-contiguous",
-        (12, false, false, true, false) => "arm64-4k-hd",
-        (12, false, false, true, true) => "arm64-4k-hd-contiguous",
-        (12, false, true, false, false) => "arm64-4k-fwb",
-        (12, false, true, false, true) => "arm64-4k-fwb-contiguous",
-        (12, false, true, true, false) => "arm64-4k-fwb-hd",
-        (12, false, true, true, true) => "arm64-4k-fwb-hd-contiguous",
-        (12, true, false, false, false) => "arm64-4k-lpa2",
-        (12, true, false, false, true) => "arm64-4k-lpa2-contiguous",
-        (12, true, false, true, false) => "arm64-4k-lpa2-hd",
-        (12, true, false, true, true) => "arm64-4k-lpa2-hd-contiguous",
-        (12, true, true, false, false) => "arm64-4k-lpa2-fwb",
-        (12, true, true, false, true) => "arm64-4k-lpa2-fwb-contiguous",
-        (12, true, true, true, false) => "arm64-4k-lpa2-fwb-hd",
-        (12, true, true, true, true) => "arm64-4k-lpa2-fwb-hd-contiguous",
-        (14, false, false, false, false) => "arm64-16k",
-        (14, false, false, false, true) => "arm64-16k-contiguous",
-        (14, false, false, true, false) => "arm64-16k-hd",
-        (14, false, false, true, true) => "arm64-16k-hd-contiguous",
-        (14, false, true, false, false) => "arm64-16k-fwb",
-        (14, false, true, false, true) => "arm64-16k-fwb-contiguous",
-        (14, false, true, true, false) => "arm64-16k-fwb-hd",
-        (14, false, true, true, true) => "arm64-16k-fwb-hd-contiguous",
-        (14, true, false, false, false) => "arm64-16k-lpa2",
-        (14, true, false, false, true) => "arm64-16k-lpa2-contiguous",
-        (14, true, false, true, false) => "arm64-16k-lpa2-hd",
-        (14, true, false, true, true) => "arm64-16k-lpa2-hd-contiguous",
-        (14, true, true, false, false) => "arm64-16k-lpa2-fwb",
-        (14, true, true, false, true) => "arm64-16k-lpa2-fwb-contiguous",
-        (14, true, true, true, false) => "arm64-16k-lpa2-fwb-hd",
-        (14, true, true, true, true) => "arm64-16k-lpa2-fwb-hd-contiguous",
-        (16, false, false, false, false) => "arm64-64k",
-        (16, false, false, false, true) => "arm64-64k-contiguous",
-        (16, false, false, true, false) => "arm64-64k-hd",
-        (16, false, false, true, true) => "arm64-64k-hd-contiguous",
-        (16, false, true, false, false) => "arm64-64k-fwb",
-        (16, false, true, false, true) => "arm64-64k-fwb-contiguous",
-        (16, false, true, true, false) => "arm64-64k-fwb-hd",
-        (16, false, true, true, true) => "arm64-64k-fwb-hd-contiguous",
-        _ => panic!("granules are of 12, 14 and 16 bits, the last without FEAT_LPA2"),
-    };
+    const NAME: &'static str = Self::SPELLED.as_str();
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 3;
@@ -308,8 +302,14 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     #[inline(always)]
     fn kind(&self, raw: u64, level: Level) -> Kind {
         if raw & VALID != 0 {
-            let table = raw & TABLE_OR_PAGE != 0 && level > Level::PAGE;
-            return if table { Kind::Table } else { Kind::Leaf };
+            let is_table = raw & TABLE_OR_PAGE != 0 && level > Level::PAGE;
+            return match is_table {
+                true if raw & Self::IS_TABLE == 0 => Kind::Locked,
+                true => Kind::Table,
+                false if raw & Self::IS_OWNED == 0 => Kind::Leaf,
+                false if raw & HELD != 0 => Kind::Locked,
+                false => Kind::Frozen,
+            };
         }
         match raw {
             Self::LOCKED => Kind::Locked,
@@ -318,10 +318,9 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
         }
     }
 
-    /// Bit 1 is clear in every invalid state.
     #[inline(always)]
     fn is_table(&self, raw: u64, level: Level) -> bool {
-        raw & TABLE_OR_PAGE != 0 && level > Level::PAGE
+        raw & Self::IS_TABLE != 0 && level > Level::PAGE
     }
 
     #[inline(always)]
@@ -346,7 +345,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        Self::address_field(table) | TABLE_OR_PAGE | VALID
+        Self::address_field(table) | Self::IS_TABLE | TABLE_OR_PAGE | VALID
     }
 
     #[inline(always)]
@@ -401,12 +400,13 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
         // Leaves alone have an access flag; where hardware sets it, they are what is valid and no table.
         let valid = if HD { VALID } else { ACCESS_FLAG };
         let (mask, wanted) = (mask | valid, wanted | valid);
-        raw & mask == wanted && !(HD && self.is_table(raw, level))
+        raw & mask == wanted && !(HD && raw & TABLE_OR_PAGE != 0 && level > Level::PAGE)
     }
 
     #[inline(always)]
     fn is_writable(&self, raw: u64, _level: Level) -> bool {
-        if HD { raw & (DBM | VALID) == DBM | VALID } else { raw & S2AP_WRITE != 0 }
+        let (writable, valid) = if HD { (DBM, VALID) } else { (S2AP_WRITE, 0) };
+        raw & (writable | valid | Self::IS_OWNED) == writable | valid
     }
 
     #[inline(always)]
@@ -477,7 +477,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     #[inline(always)]
     fn is_grouped(&self, raw: u64, _level: Level) -> bool {
-        GROUPS && raw & (CONTIGUOUS_HINT | VALID) == CONTIGUOUS_HINT | VALID
+        GROUPS && raw & (CONTIGUOUS_HINT | VALID | Self::IS_OWNED) == CONTIGUOUS_HINT | VALID
     }
 
     #[inline(always)]
@@ -492,21 +492,42 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     /// D8.17.1: a change of output address, size, memory type, shareability or the Contiguous bit, or between table and
     /// block, needs break-before-make; permissions, the access flag and software bits do not.
-    fn change(&self, old: u64, new: u64, _level: Level) -> Change {
+    fn change(&self, old: u64, new: u64, level: Level) -> Change {
         let permissive = S2AP_READ | S2AP_WRITE | ACCESS_FLAG | Self::WRITABLE;
         let in_place = permissive | EXECUTE_NEVER | MAY_WRITE | if HD { WAS_DIRTY } else { 0 };
         let narrowed = (old & !new & permissive) | (new & !old & EXECUTE_NEVER);
         match (old ^ new) & !in_place {
             0 if narrowed == 0 => Change::Free,
             0 => Change::Flush,
+            _ if Self::resizes(old, new, level) => Change::Overlap,
             _ => Change::Break,
         }
     }
+
+    #[inline(always)]
+    fn overlaps(&self) -> bool {
+        BBM2
+    }
+
+    #[inline(always)]
+    fn held(&self, raw: u64, level: Level) -> u64 {
+        match self.kind(raw, level) {
+            _ if !BBM2 => Self::LOCKED,
+            Kind::Table => raw & !SETTLED,
+            _ => raw & !MAY_WRITE | OWNED | HELD,
+        }
+    }
+
+    #[inline(always)]
+    fn frozen(&self, raw: u64, _level: Level) -> u64 {
+        if BBM2 { raw & !MAY_WRITE | OWNED } else { Self::FROZEN }
+    }
 }
 
-// The invalid states are invalid to the hardware, distinct, and keep bits 1:0 zero.
+// The invalid states are invalid to the hardware, distinct, and keep bits 1:0 and what marks tables zero.
 const _: () = {
-    assert!(Arm64::LOCKED & (VALID | TABLE_OR_PAGE) == 0 && Arm64::FROZEN & (VALID | TABLE_OR_PAGE) == 0);
+    const MARKS: u64 = VALID | TABLE_OR_PAGE | SETTLED;
+    assert!(Arm64::LOCKED & MARKS == 0 && Arm64::FROZEN & MARKS == 0 && (ANNOTATION | ANNOTATED) & MARKS == 0);
     assert!(Arm64::LOCKED != 0 && Arm64::FROZEN != 0 && Arm64::LOCKED != Arm64::FROZEN);
 };
 
@@ -544,8 +565,12 @@ const fn no_overlap(address: u64, high: u64, shareable: u64) -> bool {
         MAY_WRITE,
         KEPT,
         WAS_DIRTY,
+        SETTLED,
     ])
 }
+
+// A leaf is owned by bits that hardware leaves to software, none of which a settled table has for its mark.
+const _: () = assert!(disjoint(&[MAY_WRITE, OWNED, HELD, SETTLED]) && (OWNED | HELD) & !(0b1111 << 55) == 0);
 
 // The shapes of D8.2.2: (address bits, root level, tables in the root).
 const _: () = {
