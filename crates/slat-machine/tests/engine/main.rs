@@ -26,7 +26,7 @@ macro_rules! engine_with_one {
                 #[allow(unused_imports)] // not every format needs all of them
                 use slat_machine::walk::{Walker, arm64, ept, npt, riscv};
                 #[allow(unused_imports)]
-                use crate::{under, updating};
+                use crate::{mixing, under, updating};
 
                 pub(crate) type Format = $format;
                 pub(crate) const PAGE_SHIFT: u32 = $page_shift;
@@ -48,7 +48,8 @@ engine_with! {
     [dirty_log discard invalidate populate races slots split stress teardown]
     arm64_4k: slat::format::Arm64 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
     arm64_4k_hd: slat::format::Arm64Hd = Format::new(40).unwrap(), under(Format::new(40), false), 12, 9..10;
-    arm64_4k_bbm2: slat::format::Arm64Bbm2 = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()).with_mixed_sizes(), 12, 14..16;
+    arm64_4k_bbm2: slat::format::Arm64Bbm2 = Format::new(40).unwrap(), mixing(Format::new(40).unwrap()), 12, 14..16;
+    arm64_4k_hd_bbm2: slat::format::Stage2<12, false, false, true, false, true> = Format::new(40).unwrap(), mixing(Format::new(40).unwrap()), 12, 16..17;
     // Here the CPU sets the access flag itself, with sv57x4 both flags.
     arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40), true).with_forced_write_back(), 12, 5..6;
     arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5), false), 12, 6..7;
@@ -76,6 +77,7 @@ engine_with! {
 engine_with! {
     [dirty_log discard groups slots split stress teardown]
     arm64_4k_contiguous: slat::format::Arm64Contiguous = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
+    arm64_4k_contiguous_bbm2: slat::format::Stage2<12, false, false, false, true, true> = Format::new(40).unwrap(), mixing(Format::new(40).unwrap()), 12, 2..3;
     sv48x4_napot: slat::format::Sv48x4Napot = Format::new(), riscv::GStage::of(riscv::Mode::Sv48x4, riscv::Hart { naturally_aligned_sets: true, ..riscv::Hart::default() }), 12, 13..14;
 }
 
@@ -86,6 +88,14 @@ fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
 ) -> arm64::Stage2 {
     let vtcr = format.expect("a format").vtcr(6, false, manages_access_flag);
     arm64::Stage2::new(arm64::Vtcr::decode(vtcr).expect("a register's value"))
+}
+
+/// The walker of a CPU with FEAT_BBML2 under the format's own value of VTCR_EL2.
+fn mixing<const HD: bool, const GROUPS: bool>(
+    format: slat::format::Stage2<12, false, false, HD, GROUPS, true>,
+) -> arm64::Stage2 {
+    let vtcr = arm64::Vtcr::decode(format.vtcr(5, false, false)).expect("a register's value");
+    arm64::Stage2::new(vtcr).with_mixed_sizes()
 }
 
 /// A hart that sets accessed and dirty flags itself.
