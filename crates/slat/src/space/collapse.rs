@@ -32,8 +32,8 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         // How large the note on the stack has to be is known when the format is.
         match self.space.format.geometry().entries() {
             ..=512 => self.collapse_with::<256>(parent, gpa, admit),
-            ..=2048 => self.collapse_with::<1024>(parent, gpa, admit),
-            ..=8192 => self.collapse_with::<4096>(parent, gpa, admit),
+            513..=2048 => self.collapse_with::<1024>(parent, gpa, admit),
+            2049..=8192 => self.collapse_with::<4096>(parent, gpa, admit),
             _ => None,
         }
     }
