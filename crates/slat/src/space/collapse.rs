@@ -32,7 +32,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     pub(crate) fn collapse(self, parent: Position<'s, H>, gpa: Gpa, admit: impl FnOnce() -> bool) -> Option<Subtree> {
         // How large the note on the stack has to be is known when the format is.
         match self.space.format.geometry().entries() {
-            0..=512 => self.collapse_with::<256>(parent, gpa, admit),
+            ..=512 => self.collapse_with::<256>(parent, gpa, admit),
             513..=2048 => self.collapse_with::<1024>(parent, gpa, admit),
             2049..=8192 => self.collapse_with::<4096>(parent, gpa, admit),
             _ => None,

@@ -383,17 +383,8 @@ fn a_register_is_taken_apart_as_it_is_drawn() {
     let granule = Granule::Sixteen;
     let fields = Vtcr { t0sz: 12, sl0: 3, sl2: true, sh0: 0b10, granule, ps: 6, ha: true, hd: true, ds: true };
     assert_eq!(Vtcr::decode(value), Ok(fields));
-    let four = Vtcr {
-        t0sz: 16,
-        sl0: 2,
-        sl2: false,
-        sh0: 0b11,
-        granule: Granule::Four,
-        ps: 5,
-        ha: false,
-        hd: false,
-        ds: false,
-    };
+    let granule = Granule::Four;
+    let four = Vtcr { t0sz: 16, sl0: 2, sl2: false, sh0: 0b11, granule, ps: 5, ha: false, hd: false, ds: false };
     assert_eq!(Vtcr::decode(1 << 31 | 5 << 16 | 1 << 19 | 0x3500 | 2 << 6 | 16), Ok(four), "walks may be cached");
     assert_eq!(Vtcr::decode(1 << 31 | 0b01 << 14).map(|vtcr| vtcr.granule), Ok(Granule::SixtyFour));
     for value in [0b11 << 14 | 1 << 31, 0, 1 << 31 | 1 << 34, 1 << 31 | 1 << 63] {
