@@ -5,6 +5,7 @@ mod agree;
 mod blind;
 mod cases;
 mod conflicts;
+mod files;
 mod histories;
 mod play;
 mod script;
