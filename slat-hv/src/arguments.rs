@@ -27,6 +27,6 @@ impl Arguments {
         let (address, bytes) = self.text(key)?.split_once(',')?;
         let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
         let start = number(address)?;
-        Some(start..start + number(bytes)?)
+        Some(start..start.checked_add(number(bytes)?)?)
     }
 }

@@ -49,11 +49,12 @@ const UNSAFE_HV: [&str; 17] = [
 const UNSAFE_ARCH: &str = "instructions";
 
 /// Which of our crates a crate may use.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("slat", &[]),
     ("slat-arch", &["slat"]),
-    ("slat-machine", &["slat"]),
-    ("slat-model", &["slat"]),
+    ("slat-spec", &["slat"]),
+    ("slat-machine", &["slat", "slat-spec"]),
+    ("slat-model", &["slat", "slat-spec"]),
     ("slat-bench", &["slat"]),
     ("slat-cli", &["slat", "slat-machine"]),
     ("slat-hv", &["slat", "slat-arch"]),

@@ -10,7 +10,7 @@ use crate::tools::{cargo, output, run as run_command};
 use crate::{layers, no_std};
 
 /// Packages whose tests want optimised code with every debug assertion: threads, model checkers.
-const CHECKED: [&str; 2] = ["slat-machine", "slat-model"];
+const CHECKED: [&str; 3] = ["slat-spec", "slat-machine", "slat-model"];
 
 /// What the steps came to.
 #[derive(Default)]

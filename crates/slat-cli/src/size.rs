@@ -37,7 +37,27 @@ pub(crate) fn show(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_parsed_again(bytes in any::<u64>(), shift in 0u32..64) {
+            for bytes in [bytes, bytes >> shift, bytes << shift] {
+                prop_assert_eq!(parse(&show(bytes)), Ok(bytes));
+                prop_assert_eq!(parse_address(&show(bytes)), Ok(bytes));
+                prop_assert_eq!(parse_address(&format!("{bytes:#x}")), Ok(bytes));
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_size_or_an_error(text in prop_oneof![any::<String>(), "(0x)?[0-9a-f]{0,18}[kKmMgGtT\u{212a}é]{0,2}"]) {
+            for parsed in [parse(&text), parse_address(&text)] {
+                prop_assert!(parsed.is_ok() || parsed.is_err_and(|error| !error.is_empty()));
+            }
+        }
+    }
 
     #[test]
     fn sizes_come_and_go() {

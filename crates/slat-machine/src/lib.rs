@@ -19,7 +19,6 @@
 //! | [`copy`] | the far side of a live migration |
 //! | [`trace`] | the engine's own steps, written down |
 //! | [`checker`] | whether what was written down keeps the rules |
-//! | [`spec`] | what the memory of a VM is, and which histories that explains |
 #![deny(unsafe_code)]
 
 pub mod broadcast;
@@ -36,7 +35,6 @@ pub mod memory;
 pub mod physical;
 pub mod program;
 pub mod request;
-pub mod spec;
 #[cfg(test)]
 mod testing;
 pub mod tlb;

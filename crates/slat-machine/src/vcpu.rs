@@ -120,6 +120,9 @@ pub enum GuestError {
     /// The backing refused.
     #[error("the backing refused the guest's access to {0} ({1:?})")]
     Denied(Gpa, Access),
+    /// The embedder has noted something in the place of memory.
+    #[error("the guest accessed {0}, where its hypervisor has put an annotation")]
+    Annotated(Gpa),
     /// The address is not a guest physical address at all.
     #[error("the guest accessed {0}, outside of its address space")]
     OutOfRange(Gpa),
@@ -300,6 +303,7 @@ impl<'m, E: FaultEntry> Runner<'m, E> {
             Outcome::NoSlot => return Err(GuestError::NoSlot(gpa)),
             Outcome::Mmio => return Err(GuestError::Mmio(gpa)),
             Outcome::Denied => return Err(GuestError::Denied(gpa, access)),
+            Outcome::Annotated { .. } => return Err(GuestError::Annotated(gpa)),
             Outcome::OutOfRange => return Err(GuestError::OutOfRange(gpa)),
             Outcome::Gone => return Err(GuestError::Gone),
             other => return Err(GuestError::Unknown(gpa, other)),

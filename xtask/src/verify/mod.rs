@@ -8,13 +8,14 @@ mod page;
 mod report;
 mod steps;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 
 use self::report::Report;
-use crate::tools::target;
+use crate::tools::{cargo, run as run_command, target};
 
 /// How long, and what beyond the usual.
 #[derive(Args, Debug)]
@@ -28,10 +29,16 @@ pub(crate) struct Options {
     /// Run `cargo mutants`, too, over these groups of files (shards, slots, reclaim, formats) or all: hours
     #[arg(long, value_name = "GROUP", num_args = 0..)]
     mutants: Option<Vec<String>>,
+    /// Do nothing but look at the trace in this file, which a failure has left, with both evaluators of the checker
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
 }
 
 /// Runs all steps and writes the report. Fails when a step did.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &options.replay {
+        return replay(file);
+    }
     let mut report = Report::default();
     steps::run(options, &mut report);
     let folder = target().join("verify");
@@ -41,4 +48,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     println!("\n{}", report.summary());
     println!("the report is in {}", folder.join("index.html").display());
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Looks at a trace again.
+fn replay(file: &Path) -> anyhow::Result<ExitCode> {
+    let file = file.canonicalize().with_context(|| file.display().to_string())?;
+    let test = ["test", "--quiet", "--profile", "checked", "--package", "slat-machine", "--test", "verify"];
+    let name = ["--", "--exact", "files::replay_a_file", "--ignored", "--nocapture"];
+    run_command(cargo(&[&test[..], &name].concat()).env("SLAT_TRACE", file))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -93,7 +93,37 @@ pub const fn translated_address(par: u64, far: u64) -> Option<Gpa> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Any syndrome: an abort of a guest's exactly in two classes, and nothing else of it decides that.
+        #[test]
+        fn any_syndrome_is_an_abort_or_none(raw in any::<u64>(), class in prop_oneof![Just(0x20u64), Just(0x24), 0u64..64]) {
+            let esr = raw & !(0x3f << 26) | class << 26;
+            let abort = Abort::decode(esr);
+            prop_assert_eq!(abort.is_some(), class == INSTRUCTION_ABORT || class == DATA_ABORT);
+            if let Some(abort) = abort {
+                prop_assert_eq!(abort.in_walk, esr >> 7 & 1 == 1);
+                prop_assert!(abort.access != Access::Execute || (class == INSTRUCTION_ABORT && !abort.in_walk));
+                prop_assert!(abort.access != Access::Write || class == DATA_ABORT || abort.in_walk);
+                let status = (esr & 0x3f) as u8;
+                let is_other = !(0b000100..0b010000).contains(&status);
+                prop_assert_eq!(abort.cause == Cause::Other(status), is_other);
+                prop_assert_eq!(Abort::decode(esr ^ 1 << 40), Some(abort), "ISS2 says nothing of it");
+            }
+        }
+
+        #[test]
+        fn any_registers_are_an_address_or_none(hpfar in any::<u64>(), far in any::<u64>(), par in any::<u64>()) {
+            let at = faulting_address(hpfar, far).get();
+            prop_assert_eq!((at & 0xfff, at >> 52), (far & 0xfff, 0));
+            prop_assert_eq!(faulting_address(at >> 12 << 4, at).get(), at);
+            let translated = translated_address(par, far).map(Gpa::get);
+            prop_assert_eq!(translated, (par & 1 == 0).then_some(par & 0x000f_ffff_ffff_f000 | far & 0xfff));
+        }
+    }
 
     const DATA: u64 = DATA_ABORT << 26;
     const WRITE: u64 = 1 << 6;

@@ -167,7 +167,28 @@ const fn granule_64k(value: u64) -> Granule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn any_features() -> impl Strategy<Value = Features> {
+        any::<[u64; 5]>()
+            .prop_map(|[isar0, mmfr0, mmfr1, mmfr2, ctr]| Features::new(Registers { isar0, mmfr0, mmfr1, mmfr2, ctr }))
+    }
+
+    proptest! {
+        /// Whatever the registers hold, CPUs of the future included.
+        #[test]
+        fn any_registers_are_features_and_what_two_have_in_common_is_less(one in any_features(), other in any_features()) {
+            prop_assert!((32..=52).contains(&one.physical_bits) && [8, 16].contains(&one.vmid_bits));
+            prop_assert!(one.data_line.is_power_of_two() && one.instruction_line.is_power_of_two());
+            prop_assert_eq!(one.granule(12), one.granules[0]);
+            prop_assert_eq!(one.common(one), one);
+            let common = one.common(other);
+            prop_assert_eq!(common, other.common(one));
+            prop_assert_eq!(common.common(one), common);
+        }
+    }
 
     /// A Neoverse N1, by its Technical Reference Manual.
     const N1: Registers = Registers {

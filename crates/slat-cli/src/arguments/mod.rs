@@ -3,6 +3,8 @@
 mod common;
 mod dirty_log;
 mod page_table;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;

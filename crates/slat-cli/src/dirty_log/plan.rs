@@ -111,3 +111,31 @@ impl Plan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::arguments::tests::command_line;
+    use crate::arguments::{Arguments, Command};
+
+    proptest! {
+        /// What a plan says can be run; what cannot be has a reason.
+        #[test]
+        fn any_command_line_is_a_plan_or_refused(line in command_line("dirty-log")) {
+            let Ok(Arguments { command: Command::DirtyLog(options) }) = Arguments::try_parse_from(line) else { return Ok(()) };
+            let plan = Plan::new(&options);
+            prop_assert!(plan.as_ref().err().is_none_or(|failure| !failure.to_string().is_empty()));
+            let Ok(plan) = plan else { return Ok(()) };
+            for &vcpus in &plan.setting.vcpus {
+                for format in &plan.setting.formats {
+                    let memory = plan.setting.memory(format, plan.bytes(vcpus)).unwrap();
+                    prop_assert!(plan.program(format, vcpus).is_ok() && memory.len() == plan.bytes(vcpus));
+                    prop_assert!((1..=MOST_SLOTS).contains(&plan.slots) && plan.write_percent <= 100);
+                }
+            }
+        }
+    }
+}

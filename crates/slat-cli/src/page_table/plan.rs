@@ -57,3 +57,28 @@ fn piece(setting: &Setting, format: &str) -> Result<u64, Failure> {
     let geometry = formats::geometry(format)?;
     Ok(geometry.size(setting.source.largest_leaf().min(geometry.largest_leaf())))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::arguments::tests::command_line;
+    use crate::arguments::{Arguments, Command};
+
+    proptest! {
+        /// What a plan says can be run; what cannot be has a reason.
+        #[test]
+        fn any_command_line_is_a_plan_or_refused(line in command_line("page-table")) {
+            let Ok(Arguments { command: Command::PageTable(options) }) = Arguments::try_parse_from(line) else { return Ok(()) };
+            let plan = Plan::new(&options);
+            prop_assert!(plan.as_ref().err().is_none_or(|failure| !failure.to_string().is_empty()));
+            let Ok(plan) = plan else { return Ok(()) };
+            for format in &plan.setting.formats {
+                let layout = plan.layout(format).unwrap();
+                prop_assert!(layout.memory.is_aligned(layout.piece) && layout.memory.len() == plan.setting.bytes);
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What the embedder has declared of guest memory: what is not to be reached, not to be written, and has to be named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use slat::addr::{GpaRange, Hpa};
@@ -18,6 +18,8 @@ pub(super) struct Declared {
     logged: BTreeSet<u64>,
     /// Of those, the ones that may have been written since they were copied.
     exposed: BTreeSet<u64>,
+    /// Annotations by the pages of the guest that they stand in the place of.
+    notes: BTreeMap<u64, u64>,
 }
 
 /// The pages of bytes `start..start + len`.
@@ -56,6 +58,19 @@ impl Declared {
             self.logged.remove(&page);
             self.exposed.remove(&page);
         });
+    }
+
+    pub(super) fn annotate(&mut self, range: GpaRange, word: u64) {
+        self.notes.extend(guest_pages(range).map(|page| (page, word)));
+    }
+
+    pub(super) fn clear_notes(&mut self, range: GpaRange) {
+        guest_pages(range).for_each(|page| _ = self.notes.remove(&page));
+    }
+
+    /// The annotations among these guest pages, with theirs.
+    pub(super) fn notes(&self, pages: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+        self.notes.range(pages).map(|(&page, &word)| (page, word))
     }
 
     /// Whether some of this host memory was taken.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use slat::addr::{Hpa, Level};
 use slat::host::{Flush, Hint, Permissions};
 
-use crate::trace::FRAME_WORDS;
-use crate::walk::{FaultKind, Memory, Step, Walker};
+use crate::walk::{FaultKind, Memory, Step, Translation, Walker};
 
 /// The rules that one guest's tables are held to.
 #[derive(Clone)]
@@ -26,6 +25,8 @@ pub struct Discipline {
     pub notes: u64,
     /// Whose a word is that hardware goes on with while one thread changes what it belongs to.
     pub owned: fn(u64, Level) -> Option<Owned>,
+    /// The bit of a word that points to a table by which software notes that annotations lie below.
+    pub kept: u64,
     /// Whether the architecture wants break-before-make.
     pub breaks: bool,
     /// The guest's number.
@@ -48,6 +49,8 @@ pub enum Owned {
 pub enum Meaning {
     /// Nothing is mapped.
     Empty,
+    /// Nothing is mapped, and the embedder's annotation stands here: this word.
+    Note(u64),
     /// One thread is changing the entry.
     Locked,
     /// The entry's table was unlinked.
@@ -72,6 +75,11 @@ pub struct Leaf {
     pub permissions: Permissions,
     /// How the memory is accessed.
     pub memory: Memory,
+    /// Whether it is written through without a note of hardware's: it may be written to, and hardware keeps no dirty state
+    /// or has noted a write already.
+    pub unnoticed: bool,
+    /// How many leaves it stands for, as a power of two: those of the set around it. 0 for itself alone.
+    pub set_bits: u32,
 }
 
 /// What a change does to those who still use the old value.
@@ -87,7 +95,26 @@ pub enum Class {
     Other,
 }
 
+impl Leaf {
+    /// The leaf of `span` bytes that a walk found. All of a set say the same: where the set's memory begins.
+    fn new(translation: Translation, span: u64) -> Self {
+        let Translation { output, permissions, memory, dirty, set_bits, .. } = translation;
+        let output = output.align_down(span << set_bits);
+        Self { output, permissions, memory, unnoticed: permissions.write() && dirty, set_bits }
+    }
+
+    /// Whether it allows all that `other` does.
+    fn allows_all_of(self, other: Self) -> bool {
+        other.permissions.and(self.permissions) == other.permissions && (self.unnoticed || !other.unnoticed)
+    }
+}
+
 impl Meaning {
+    /// Whether nothing is mapped.
+    pub const fn is_nothing(&self) -> bool {
+        matches!(self, Self::Empty | Self::Note(_))
+    }
+
     /// Whether it is a leaf, used or not.
     pub const fn is_leaf(&self) -> bool {
         matches!(self, Self::Leaf(_) | Self::Old(_))
@@ -101,11 +128,13 @@ impl Meaning {
     /// What it is to those who have cached this that the word now means `new`.
     pub fn class(self, new: Self) -> Class {
         match (self, new) {
-            (Self::Leaf(old), Self::Leaf(new)) if (old.output, old.memory) == (new.output, new.memory) => {
-                match old.permissions.and(new.permissions) {
-                    _ if old.permissions == new.permissions => Class::Same,
-                    both if both == old.permissions => Class::Wider,
-                    _ => Class::Narrower,
+            (Self::Leaf(old), Self::Leaf(new))
+                if (old.output, old.memory, old.set_bits) == (new.output, new.memory, new.set_bits) =>
+            {
+                match (new.allows_all_of(old), old.allows_all_of(new)) {
+                    (true, true) => Class::Same,
+                    (true, false) => Class::Wider,
+                    (false, _) => Class::Narrower,
                 }
             }
             (old, new) if old == new => Class::Same,
@@ -119,16 +148,13 @@ impl Discipline {
     pub fn meaning(&self, word: u64, level: Level) -> Meaning {
         match self.walker.resolve(word, level) {
             Step::Table { table, .. } => Meaning::Table(table),
-            Step::Leaf { translation, .. } => Meaning::Leaf(Leaf {
-                output: translation.output,
-                permissions: translation.permissions,
-                memory: translation.memory,
-            }),
+            Step::Leaf { translation, .. } => Meaning::Leaf(Leaf::new(translation, self.span(level))),
             Step::Fault(_) if word == self.locked => Meaning::Locked,
             Step::Fault(_) if word == self.frozen => Meaning::Frozen,
             Step::Fault(FaultKind::AccessFlag) => Meaning::Old(word & !self.notes),
             Step::Fault(FaultKind::Translation) if (self.is_old)(word) => Meaning::Old(word & !self.notes),
-            Step::Fault(FaultKind::Translation) => Meaning::Empty,
+            Step::Fault(FaultKind::Translation) if word == 0 => Meaning::Empty,
+            Step::Fault(FaultKind::Translation) => Meaning::Note(word),
             Step::Fault(_) => Meaning::Reserved,
         }
     }
@@ -197,19 +223,58 @@ impl Discipline {
 
     /// Bytes that a table whose entries are of `level` covers.
     pub fn table_span(&self, level: Level) -> u64 {
-        self.span(level) * FRAME_WORDS as u64
+        self.span(level) * self.table_words() as u64
     }
 
-    /// Whether a flush drops what was cached of an entry of `level` that covers `span` bytes at `start`: a leaf, or a
-    /// pointer to a table.
-    pub fn covers(&self, flush: Flush, start: u64, level: Level, is_leaf: bool) -> bool {
-        let end = start + self.span(level);
-        let meets = |range: slat::addr::GpaRange| range.start().get() < end && start < range.end().get();
+    /// Words of a table.
+    pub fn table_words(&self) -> usize {
+        1 << (self.walker.shift(Level::new(1)) - self.walker.shift(Level::PAGE))
+    }
+
+    /// Bytes of a table.
+    pub fn table_bytes(&self) -> u64 {
+        8 * self.table_words() as u64
+    }
+
+    /// The first address of the table that holds `at`.
+    pub(super) fn table_of(&self, at: u64) -> u64 {
+        at & !(self.table_bytes() - 1)
+    }
+
+    /// The number of the word at `at` in its table.
+    pub(super) fn index_of(&self, at: u64) -> usize {
+        (at % self.table_bytes() / 8) as usize
+    }
+
+    /// The addresses of `tables` tables from `table` on.
+    pub(super) fn tables(&self, table: Hpa, tables: usize) -> impl Iterator<Item = u64> + use<> {
+        let bytes = self.table_bytes();
+        (0..tables as u64).map(move |number| table.get() + number * bytes)
+    }
+
+    /// The guest addresses for which hardware may use an entry of `level` for `start`, from the first up to the end: those of
+    /// all leaves of its set, if it stands for one.
+    pub fn reach(&self, meaning: Meaning, start: u64, level: Level) -> (u64, u64) {
+        let set_bits = if let Meaning::Leaf(leaf) = meaning { leaf.set_bits } else { 0 };
+        let bytes = self.span(level) << set_bits;
+        let first = start & !(bytes - 1);
+        (first, first + bytes)
+    }
+
+    /// Whether a flush drops what was cached of an entry of `level` for `start`: a leaf, or a pointer to a table. What a
+    /// leaf of a set left behind may be many translations, one of which a flush of a part may spare.
+    pub fn covers(&self, flush: Flush, meaning: Meaning, start: u64, level: Level) -> bool {
+        let (first, end) = self.reach(meaning, start, level);
+        let is_set = end - first > self.span(level);
+        let covers = |range: slat::addr::GpaRange| match is_set {
+            true => range.start().get() <= first && end <= range.end().get(),
+            false => range.start().get() < end && first < range.end().get(),
+        };
         match flush {
             Flush::All => true,
-            Flush::Tables { range } => meets(range),
+            Flush::Tables { range } => covers(range),
             Flush::Leaves { range, level: hint } => {
-                is_leaf && (hint == Hint::Unknown || hint == Hint::Level(level)) && meets(range)
+                meaning.is_leaf() && (hint == Hint::Unknown || hint == Hint::Level(level)) && covers(range)
             }
         }
     }

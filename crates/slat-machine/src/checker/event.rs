@@ -1,17 +1,22 @@
 //! What a trace is made of: every change of a table's word, every flush, every call, and what the embedder declares.
 
+use serde::{Deserialize, Serialize};
 use slat::addr::{GpaRange, Hpa};
 use slat::host::Flush;
+
+use crate::trace::plain::{FlushText, address, guest, word};
 
 /// A thread of the traced program.
 pub type Thread = u16;
 
 /// One thing that happened. The events of a trace are in the order in which they happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Event {
     /// The embedder gave out so many contiguous tables, zeroed.
     Allocated {
         /// The first.
+        #[serde(with = "address")]
         table: Hpa,
         /// How many.
         tables: usize,
@@ -19,6 +24,7 @@ pub enum Event {
     /// The embedder got them back.
     Freed {
         /// The first.
+        #[serde(with = "address")]
         table: Hpa,
         /// How many.
         tables: usize,
@@ -26,6 +32,7 @@ pub enum Event {
     /// Hardware walks from here on, from now on.
     Rooted {
         /// The root.
+        #[serde(with = "address")]
         root: Hpa,
         /// Tables in it.
         tables: usize,
@@ -40,8 +47,10 @@ pub enum Event {
         /// Who.
         thread: Thread,
         /// Where the word lies.
+        #[serde(with = "address")]
         at: Hpa,
         /// What it held.
+        #[serde(with = "word")]
         value: u64,
     },
     /// Software changed a word of a table.
@@ -49,13 +58,30 @@ pub enum Event {
         /// Who.
         thread: Thread,
         /// Where the word lies.
+        #[serde(with = "address")]
         at: Hpa,
         /// What it held before.
+        #[serde(with = "word")]
         old: u64,
         /// What it holds now.
+        #[serde(with = "word")]
         new: u64,
         /// By which kind of operation.
         how: How,
+    },
+    /// Hardware changed a word of a table: it noted that a leaf was accessed, or written through.
+    Updated {
+        /// The thread whose core did it.
+        thread: Thread,
+        /// Where the word lies.
+        #[serde(with = "address")]
+        at: Hpa,
+        /// What it held before.
+        #[serde(with = "word")]
+        old: u64,
+        /// What it holds now.
+        #[serde(with = "word")]
+        new: u64,
     },
     /// A flush was begun: it may take effect from now on.
     FlushBegun {
@@ -64,6 +90,7 @@ pub enum Event {
         /// Its number in the trace.
         id: u64,
         /// What it covers.
+        #[serde(with = "FlushText")]
         flush: Flush,
         /// The guest whose translations it is for.
         vmid: u16,
@@ -85,9 +112,20 @@ pub enum Event {
         /// Who.
         thread: Thread,
     },
+    /// A vCPU has left its guest: what its thread reads of tables it may use until it enters again, over several calls.
+    Left {
+        /// Its thread.
+        thread: Thread,
+    },
+    /// It enters its guest again.
+    Entered {
+        /// Its thread.
+        thread: Thread,
+    },
     /// From now on no access may reach these bytes of host memory.
     Taken {
         /// The first.
+        #[serde(with = "address")]
         start: Hpa,
         /// How many.
         len: u64,
@@ -95,22 +133,34 @@ pub enum Event {
     /// They belong to the guest again.
     Given {
         /// The first.
+        #[serde(with = "address")]
         start: Hpa,
         /// How many.
         len: u64,
     },
     /// From now on no write may be made through these guest addresses.
-    Withdrawn(GpaRange),
+    Withdrawn(#[serde(with = "guest")] GpaRange),
     /// Writes may be allowed there again.
-    Granted(GpaRange),
+    Granted(#[serde(with = "guest")] GpaRange),
     /// From now on every write is logged there: the log is armed.
-    Logged(GpaRange),
+    Logged(#[serde(with = "guest")] GpaRange),
     /// No longer.
-    Unlogged(GpaRange),
+    Unlogged(#[serde(with = "guest")] GpaRange),
     /// What was written to these pages so far has been copied, after the log named them.
-    Copied(GpaRange),
+    Copied(#[serde(with = "guest")] GpaRange),
     /// The log said that nothing is left: every write that was not copied has been named.
-    Complete(GpaRange),
+    Complete(#[serde(with = "guest")] GpaRange),
+    /// From now on an annotation stands in the place of these guest addresses.
+    Annotated {
+        /// The addresses.
+        #[serde(with = "guest")]
+        range: GpaRange,
+        /// The word that says it.
+        #[serde(with = "word")]
+        word: u64,
+    },
+    /// It may be cleared, or become another one.
+    Cleared(#[serde(with = "guest")] GpaRange),
     /// No thread is in the engine.
     Quiet,
     /// The VM is gone.
@@ -118,7 +168,7 @@ pub enum Event {
 }
 
 /// The kinds of change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum How {
     /// A store, whatever was there.
     Store,

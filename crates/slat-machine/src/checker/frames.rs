@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use slat::addr::{Gpa, Hpa, Level};
+use slat::addr::{Gpa, Level};
 
+use super::discipline::Discipline;
 use super::event::Thread;
-use crate::trace::{FRAME_SIZE, FRAME_WORDS};
 
 /// A table.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Frame {
     pub(super) base: Gpa,
     /// The word that it was last linked from; 0 for a root.
     pub(super) above: u64,
-    pub(super) words: Box<[u64; FRAME_WORDS]>,
+    pub(super) words: Box<[u64]>,
 }
 
 /// Where a table is in its life.
@@ -38,39 +38,26 @@ pub(super) enum Status {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Frames(HashMap<u64, Frame>);
 
-/// The first address of the table that holds `at`.
-pub(super) const fn table_of(at: u64) -> u64 {
-    at & !(FRAME_SIZE - 1)
-}
-
-/// The number of the word at `at` in its table.
-pub(super) const fn index_of(at: u64) -> usize {
-    (at % FRAME_SIZE / 8) as usize
-}
-
 impl Frame {
-    fn fresh(generation: u32) -> Self {
+    fn fresh(generation: u32, words: usize) -> Self {
         Self {
             status: Status::Private(None),
             generation,
             level: Level::PAGE,
             base: Gpa::new(0),
             above: 0,
-            words: vec![0; FRAME_WORDS].try_into().expect("so many words"),
+            words: vec![0; words].into(),
         }
     }
 }
 
 impl Frames {
-    /// `tables` tables from `table` on are given out; whether all were free.
-    pub(super) fn allocate(&mut self, table: Hpa, tables: usize) -> bool {
-        let mut all_free = true;
-        for at in addresses(table, tables) {
-            let old = self.0.get(&at);
-            all_free &= old.is_none_or(|old| old.status == Status::Free);
-            self.0.insert(at, Frame::fresh(old.map_or(0, |old| old.generation)));
-        }
-        all_free
+    /// The table at `at` is given out; whether it was free.
+    pub(super) fn allocate(&mut self, at: u64, words: usize) -> bool {
+        let old = self.0.get(&at);
+        let was_free = old.is_none_or(|old| old.status == Status::Free);
+        self.0.insert(at, Frame::fresh(old.map_or(0, |old| old.generation), words));
+        was_free
     }
 
     pub(super) fn get(&self, table: u64) -> Option<&Frame> {
@@ -82,17 +69,12 @@ impl Frames {
     }
 
     /// The word at `at`; 0 where there is no table.
-    pub(super) fn word(&self, at: u64) -> u64 {
-        self.0.get(&table_of(at)).map_or(0, |frame| frame.words[index_of(at)])
+    pub(super) fn word(&self, at: u64, discipline: &Discipline) -> u64 {
+        self.0.get(&discipline.table_of(at)).map_or(0, |frame| frame.words[discipline.index_of(at)])
     }
 
     /// All tables with their addresses.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Frame)> {
         self.0.iter().map(|(&at, frame)| (at, frame))
     }
-}
-
-/// The addresses of `tables` tables from `table` on.
-pub(super) fn addresses(table: Hpa, tables: usize) -> impl Iterator<Item = u64> {
-    (0..tables as u64).map(move |number| table.get() + number * FRAME_SIZE)
 }

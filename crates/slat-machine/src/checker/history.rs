@@ -1,28 +1,31 @@
 //! What has happened so far, kept whole: every version of every word, every phase of every table, every flush.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use slat::addr::{Hpa, Level};
 use slat::host::Flush;
 
-use super::discipline::{Discipline, Meaning};
+use super::discipline::{Discipline, Leaf, Meaning};
 use super::event::Thread;
-use super::frames::{addresses, table_of};
-use super::replay::{address_of, hpa, words_of};
+use super::replay::hpa;
 
 /// The history.
 pub(super) struct History {
     pub(super) discipline: Discipline,
     /// The event that is being looked at.
     pub(super) now: usize,
-    words: HashMap<u64, Vec<Version>>,
+    words: BTreeMap<u64, Vec<Version>>,
     tables: HashMap<u64, Vec<Phase>>,
     begun: HashMap<u64, Begun>,
     /// In the order in which they were complete.
     flushes: Vec<Begun>,
-    root: Vec<u64>,
+    pub(super) root: Vec<u64>,
     uprooted: Option<usize>,
+    /// When each thread came and went.
+    calls: HashMap<Thread, Vec<(usize, bool)>>,
+    /// Whether there ever was a set of leaves.
+    pub(super) has_sets: bool,
 }
 
 /// A value that a word held.
@@ -69,6 +72,8 @@ pub(super) struct Begun {
     pub(super) flush: Flush,
     pub(super) at: usize,
     pub(super) cores: u64,
+    /// When it was complete.
+    pub(super) done: usize,
 }
 
 impl History {
@@ -76,12 +81,14 @@ impl History {
         Self {
             discipline,
             now: 0,
-            words: HashMap::new(),
+            words: BTreeMap::new(),
             tables: HashMap::new(),
             begun: HashMap::new(),
             flushes: Vec::new(),
             root: Vec::new(),
             uprooted: None,
+            calls: HashMap::new(),
+            has_sets: false,
         }
     }
 
@@ -89,8 +96,21 @@ impl History {
         self.begun.insert(id, begun);
     }
 
+    /// A thread comes, or goes.
+    pub(super) fn call(&mut self, thread: Thread, comes: bool) {
+        self.calls.entry(thread).or_default().push((self.now, comes));
+    }
+
+    /// When the call began in which the thread did something then; that very event, if it was in none.
+    fn call_began(&self, thread: Thread, then: usize) -> usize {
+        let calls = self.calls.get(&thread).map_or(&[][..], Vec::as_slice);
+        let last = calls.iter().rev().find(|(event, _)| *event <= then);
+        last.filter(|(_, comes)| *comes).map_or(then, |(event, _)| *event)
+    }
+
     pub(super) fn finish(&mut self, id: u64) {
-        self.flushes.extend(self.begun.remove(&id));
+        let done = self.now;
+        self.flushes.extend(self.begun.remove(&id).map(|begun| Begun { done, ..begun }));
     }
 }
 
@@ -99,6 +119,12 @@ impl History {
     fn enter_phase(&mut self, table: u64, kind: Kind, link: Option<Link>, by: Option<Thread>, is_new: bool) {
         let phase = Phase { from: self.now, kind, link, by, is_new };
         self.tables.entry(table).or_default().push(phase);
+    }
+
+    /// The table's phase at the time of an event.
+    pub(super) fn kind_at(&self, table: u64, then: usize) -> Kind {
+        let phases = self.tables.get(&table).map_or(&[][..], Vec::as_slice);
+        phases.iter().rev().find(|phase| phase.from <= then).map_or(Kind::Free, |phase| phase.kind)
     }
 
     fn phase(&self, table: u64) -> Option<&Phase> {
@@ -129,24 +155,21 @@ impl History {
     }
 
     pub(super) fn allocate(&mut self, table: Hpa, tables: usize) {
-        for table in addresses(table, tables) {
-            words_of(table).for_each(|at| {
-                if self.word(at) != 0 {
-                    self.write(at, 0, 0);
-                }
-            });
+        for table in self.discipline.tables(table, tables) {
+            let written: Vec<_> = self.written_words(table).filter(|(_, word)| *word != 0).collect();
+            written.into_iter().for_each(|(at, _)| self.write(at, 0, 0));
             self.enter_phase(table, Kind::Private, None, None, false);
         }
     }
 
     pub(super) fn free(&mut self, table: Hpa, tables: usize) {
-        for table in addresses(table, tables) {
+        for table in self.discipline.tables(table, tables) {
             self.enter_phase(table, Kind::Free, self.last_link(table), None, false);
         }
     }
 
     pub(super) fn root(&mut self, root: Hpa, tables: usize) {
-        self.root = addresses(root, tables).collect();
+        self.root = self.discipline.tables(root, tables).collect();
         let level = self.discipline.root_level;
         for (number, table) in (0..).zip(self.root.clone()) {
             let link = Link { above: 0, level, base: number * self.discipline.table_span(level) };
@@ -191,21 +214,25 @@ impl History {
 
     fn tables_below(&self, table: u64) -> Vec<u64> {
         let Some(link) = self.last_link(table) else { return Vec::new() };
-        let below = |at| match self.discipline.meaning(self.word(at), link.level) {
+        let below = |(_, word)| match self.discipline.meaning(word, link.level) {
             Meaning::Table(below) => Some(below.get()),
             _ => None,
         };
-        words_of(table).filter_map(below).collect()
+        self.written_words(table).filter_map(below).collect()
     }
 
     pub(super) fn any_table_left(&self) -> bool {
         self.tables.keys().any(|&table| self.kind(table) != Kind::Free)
     }
 
-    /// A table that is to be linked is empty, or full of leaves.
+    /// A table that is to be linked is empty, full of leaves, or full of one annotation.
     pub(super) fn is_clean(&self, table: u64, level: Level) -> bool {
-        let is_leaf = |at| self.discipline.meaning(self.word(at), level).is_leaf();
-        words_of(table).all(|at| self.word(at) == 0) || words_of(table).all(is_leaf)
+        let words: Vec<_> = self.written_words(table).map(|(_, word)| word).filter(|word| *word != 0).collect();
+        let meaning = |word: &u64| self.discipline.meaning(*word, level);
+        let is_uniform = words.iter().all(|word| *word == words[0] && meaning(word).is_nothing());
+        words.is_empty()
+            || words.len() == self.discipline.table_words()
+                && (is_uniform || words.iter().all(|word| meaning(word).is_leaf()))
     }
 }
 
@@ -229,14 +256,22 @@ impl History {
     }
 
     fn is_locked(&self, at: u64, word: u64) -> bool {
-        let level = self.last_link(table_of(at)).map_or(Level::PAGE, |link| link.level);
-        self.discipline.is_locked(word, level)
+        self.discipline.is_locked(word, self.level_of(at))
     }
 
     /// Whether the word at `at`, if it is `word`, is one thread's.
     pub(super) fn is_owned(&self, at: u64, word: u64) -> bool {
-        let level = self.last_link(table_of(at)).map_or(Level::PAGE, |link| link.level);
-        self.is_locked(at, word) || self.discipline.is_frozen(word, level)
+        self.is_locked(at, word) || self.discipline.is_frozen(word, self.level_of(at))
+    }
+
+    fn level_of(&self, at: u64) -> Level {
+        self.last_link(self.discipline.table_of(at)).map_or(Level::PAGE, |link| link.level)
+    }
+
+    /// What the word held at the time of an event, and since when.
+    pub(super) fn word_at(&self, at: u64, then: usize) -> Option<(u64, usize)> {
+        let versions = self.words.get(&at)?;
+        versions.iter().rev().find(|version| version.from <= then).map(|version| (version.value, version.from))
     }
 
     /// Every word that is locked: by whom, since when.
@@ -245,22 +280,31 @@ impl History {
         last.filter(|(at, version)| self.is_locked(*at, version.value)).map(|(_, version)| (version.by, version.from))
     }
 
+    /// The words of a table that were ever written.
+    pub(super) fn written_words(&self, table: u64) -> impl Iterator<Item = (u64, u64)> {
+        let words = self.words.range(table..table + self.discipline.table_bytes());
+        words.filter_map(|(at, versions)| Some((*at, versions.last()?.value)))
+    }
+
     /// The words of linked tables.
     pub(super) fn linked_words(&self) -> impl Iterator<Item = (u64, u64)> {
-        let linked = self.words.keys().filter(|&&at| self.kind(table_of(at)) == Kind::Linked);
+        let linked = self.words.keys().filter(|&&at| self.kind(self.discipline.table_of(at)) == Kind::Linked);
         linked.map(|&at| (at, self.word(at)))
     }
 
     pub(super) fn address(&self, at: u64, link: Link) -> u64 {
-        address_of(at, link, self.discipline.span(link.level))
+        link.base + self.discipline.index_of(at) as u64 * self.discipline.span(link.level)
     }
 
     /// Every leaf that hardware may use: current or cached.
-    pub(super) fn leaves(&self) -> Vec<(u64, u64, Link)> {
-        let is_leaf =
-            |&(_, word, link): &(u64, u64, Link)| matches!(self.discipline.meaning(word, link.level), Meaning::Leaf(_));
-        let current = self.linked_words().filter_map(|(at, word)| Some((at, word, self.last_link(table_of(at))?)));
-        current.chain(self.all_cached()).filter(is_leaf).collect()
+    pub(super) fn leaves(&self) -> Vec<(u64, Leaf, Link)> {
+        let leaf = |(at, word, link): (u64, u64, Link)| match self.discipline.meaning(word, link.level) {
+            Meaning::Leaf(leaf) => Some((at, leaf, link)),
+            _ => None,
+        };
+        let linked = self.linked_words();
+        let current = linked.filter_map(|(at, word)| Some((at, word, self.last_link(self.discipline.table_of(at))?)));
+        current.chain(self.all_cached()).filter_map(leaf).collect()
     }
 }
 
@@ -271,9 +315,9 @@ impl History {
         self.cached_with_links(at).into_iter().map(|(word, _)| word).collect()
     }
 
-    fn cached_with_links(&self, at: u64) -> Vec<(u64, Link)> {
+    pub(super) fn cached_with_links(&self, at: u64) -> Vec<(u64, Link)> {
         let Some(versions) = self.words.get(&at) else { return Vec::new() };
-        let table = table_of(at);
+        let table = self.discipline.table_of(at);
         let is_linked = self.kind(table) == Kind::Linked;
         let (current, level) = (self.word(at), self.last_link(table).map(|link| link.level));
         let mut cached = Vec::new();
@@ -327,10 +371,15 @@ impl History {
     fn survives(&self, at: u64, version: &Version, until: usize, link: Link) -> bool {
         let meaning = self.discipline.meaning(version.value, link.level);
         let start = self.address(at, link);
+        let next = self.words[&at].iter().find(|next| next.from > version.from);
+        let asked = next.map_or(until, |next| self.call_began(next.by, next.from));
         let (mut seen, mut reached) = version.seen.get();
         for flush in &self.flushes[seen..] {
-            let covers = self.discipline.covers(flush.flush, start, link.level, meaning.is_leaf());
-            if until <= flush.at && covers && !self.may_be_read_again(at, version, flush.flush) {
+            let in_vain = || {
+                self.may_be_read_again(at, version, flush.flush)
+                    || self.was_said_by_others(at, meaning, asked, flush.done)
+            };
+            if until <= flush.at && self.discipline.covers(flush.flush, meaning, start, link.level) && !in_vain() {
                 reached |= flush.cores;
             }
         }
@@ -343,7 +392,7 @@ impl History {
 
     /// A flush of leaves spares the pointer to an unlinked table, through which the word is read again.
     fn may_be_read_again(&self, at: u64, version: &Version, flush: Flush) -> bool {
-        let table = table_of(at);
+        let table = self.discipline.table_of(at);
         matches!(flush, Flush::Leaves { .. })
             && self.kind(table) == Kind::Unlinked
             && self.word(at) == version.value
@@ -362,12 +411,12 @@ impl History {
     fn was_walked(&self, table: u64, from: usize, then: usize) -> bool {
         let Some(link) = self.last_link(table) else { return false };
         let Some(level) = link.level.above() else { return self.root.contains(&table) };
-        let start = link.base;
+        let (start, pointer) = (link.base, Meaning::Table(hpa(table)));
         !self.flushes.iter().any(|flush| {
             flush.at >= from
                 && flush.at < then
                 && flush.cores & self.discipline.cores == self.discipline.cores
-                && self.discipline.covers(flush.flush, start, level, false)
+                && self.discipline.covers(flush.flush, pointer, start, level)
         })
     }
 
@@ -375,7 +424,7 @@ impl History {
     pub(super) fn is_cached(&self, table: u64) -> bool {
         (self.is_root_loaded() && self.root.contains(&table))
             || self.is_walked(table)
-            || words_of(table).any(|at| !self.cached(at).is_empty())
+            || self.written_words(table).any(|(at, _)| !self.cached(at).is_empty())
     }
 
     /// Whether a core may have the root loaded although the tree was cut off.
@@ -401,7 +450,7 @@ impl History {
     /// Who first took away what is cached as `word` of the word at `at`, and when.
     pub(super) fn taker_of(&self, at: u64, word: u64) -> Option<(Thread, usize)> {
         let versions = self.words.get(&at)?;
-        let table = table_of(at);
+        let table = self.discipline.table_of(at);
         let level = self.last_link(table)?.level;
         let meaning = |version: &Version| self.discipline.meaning(version.value, level);
         let last = versions.iter().rposition(|version| version.value == word)?;

@@ -16,6 +16,8 @@ pub(super) struct Stale {
     pub(super) value: u64,
     /// The event at which the last walk from the root could have come to it.
     pub(super) since: usize,
+    /// When the call began that took the value away, or this very event.
+    pub(super) asked: usize,
     /// The cores that may have it.
     pub(super) cores: u64,
     /// Who took it away and has to see it flushed.
@@ -35,6 +37,7 @@ impl MayTlb {
         match known.iter_mut().find(|known| known.value == stale.value) {
             Some(known) => {
                 known.cores |= stale.cores;
+                known.asked = if stale.since > known.since { stale.asked } else { known.asked };
                 known.since = known.since.max(stale.since);
                 known.owed = stale.owed.or(known.owed);
             }
@@ -70,6 +73,12 @@ impl MayTlb {
     /// Says anew who has to see flushed what is stale of the word at `at`.
     pub(super) fn owe_at(&mut self, at: u64, owed: impl Fn(&Stale) -> Option<Thread>) {
         self.stale.get_mut(&at).into_iter().flatten().for_each(|stale| stale.owed = owed(stale));
+    }
+
+    /// The value was taken away in a call that began at `asked`, whatever else had made it stale before.
+    pub(super) fn ask_at(&mut self, at: u64, value: u64, asked: usize) {
+        let known = self.stale.get_mut(&at).into_iter().flatten().filter(|stale| stale.value == value);
+        known.for_each(|stale| stale.asked = asked);
     }
 
     /// A flush is complete on `cores`: they forget what `drops` says.

@@ -4,19 +4,20 @@
 //! table. What a core may have cached is worked out when a rule asks for it, from the spans and the flushes. It judges by the
 //! same rules as [`Checker`](super::Checker) and by other means; where they differ, one of them is wrong.
 
+mod notes;
+mod sets;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slat::addr::{GpaRange, Hpa, Level};
 use slat::host::Flush;
 
 use super::declared::{Declared, guest_pages};
-use super::discipline::{Class, Discipline, Meaning};
+use super::discipline::{Class, Discipline, Leaf, Meaning};
 use super::event::{Event, How, Thread};
-use super::frames::{addresses, index_of, table_of};
 use super::history::{Begun, History, Kind, Link};
 use super::verdict::{Finding, Verdict};
 use crate::memory::PAGE_SIZE;
-use crate::trace::FRAME_SIZE;
 
 /// What is wrong with a trace.
 pub fn judge(discipline: &Discipline, trace: &[Event]) -> Vec<Finding> {
@@ -25,6 +26,7 @@ pub fn judge(discipline: &Discipline, trace: &[Event]) -> Vec<Finding> {
         declared: Declared::default(),
         calls: BTreeMap::new(),
         pointers: HashMap::new(),
+        stays: HashMap::new(),
         found: BTreeSet::new(),
     };
     for (now, event) in trace.iter().enumerate() {
@@ -40,8 +42,10 @@ struct Replay {
     history: History,
     declared: Declared,
     calls: BTreeMap<Thread, Call>,
-    /// How often a table had been linked when a thread last read a pointer to it.
-    pointers: HashMap<(Thread, u64), usize>,
+    /// How often a table had been linked when a thread last read a pointer to it, and when that was.
+    pointers: HashMap<(Thread, u64), (usize, usize)>,
+    /// Since when what a thread reads is good, and whether that outlasts calls.
+    stays: HashMap<Thread, (usize, bool)>,
     found: BTreeSet<Finding>,
 }
 
@@ -59,6 +63,7 @@ struct Change {
     thread: Thread,
     at: u64,
     old: u64,
+    new: u64,
     how: How,
     was: Meaning,
     is: Meaning,
@@ -70,12 +75,16 @@ impl Replay {
     fn look_at(&mut self, event: &Event) -> Vec<Verdict> {
         match *event {
             Event::Allocated { table, tables } => {
-                let alive = addresses(table, tables).any(|table| self.history.kind(table) != Kind::Free);
+                let alive =
+                    self.history.discipline.tables(table, tables).any(|table| self.history.kind(table) != Kind::Free);
                 verdict_if(alive, Verdict::DoubleUse)
             }
-            Event::Freed { table, tables } => addresses(table, tables).flat_map(|table| self.freed(table)).collect(),
+            Event::Freed { table, tables } => {
+                self.history.discipline.tables(table, tables).flat_map(|table| self.freed(table)).collect()
+            }
             Event::Read { thread, at, .. } => verdict_if(self.is_late(thread, at.get()), Verdict::UseAfterFree),
             Event::Wrote { thread, at, old, new, how } => self.wrote(thread, at.get(), old, new, how),
+            Event::Updated { at, new, .. } => self.updated(at.get(), new),
             Event::FlushBegun { thread, flush, vmid, .. } => {
                 let is_ours = vmid == self.history.discipline.vmid;
                 verdict_if(is_ours && !self.has_cause(thread, flush), Verdict::FlushWithoutCause)
@@ -83,15 +92,16 @@ impl Replay {
             Event::Returned { thread } => self.returned(thread),
             Event::Taken { start, len } => {
                 self.declared.take(start, len);
-                let reached = self.history.leaves().into_iter().any(|(_, word, link)| self.reaches_taken(word, link));
+                let reached = self.history.leaves().into_iter().any(|(_, leaf, link)| self.reaches_taken(leaf, link));
                 verdict_if(reached, Verdict::ReachesTakenMemory)
             }
             Event::Withdrawn(range) => {
                 self.declared.withdraw(range);
                 let written =
-                    self.history.leaves().into_iter().any(|(at, word, link)| self.writes_withdrawn(at, word, link));
+                    self.history.leaves().into_iter().any(|(at, leaf, link)| self.writes_withdrawn(at, leaf, link));
                 verdict_if(written, Verdict::WritesWhereWithdrawn)
             }
+            Event::Annotated { range, word } => self.annotated(range, word),
             Event::Complete(range) => verdict_if(self.declared.is_exposed(guest_pages(range)), Verdict::LostDirtyPage),
             Event::Quiet => {
                 let left = self.history.linked_words().any(|(at, word)| self.history.is_owned(at, word));
@@ -107,15 +117,25 @@ impl Replay {
         match *event {
             Event::Read { thread, at, value } => self.read_pointer(thread, at.get(), value),
             Event::FlushBegun { id, flush, vmid, cores, .. } if vmid == self.history.discipline.vmid => {
-                self.history.begin(id, Begun { flush, at: self.history.now, cores });
+                self.history.begin(id, Begun { flush, at: self.history.now, cores, done: 0 });
             }
             Event::FlushDone { id } => self.history.finish(id),
             Event::Called { thread } => {
                 self.calls.values_mut().for_each(|call| call.is_alone = false);
                 let is_alone = self.calls.is_empty();
+                self.history.call(thread, true);
                 self.calls.insert(thread, Call { since: self.history.now, is_alone, noted: Vec::new() });
+                if !self.stays.get(&thread).is_some_and(|(_, outlasts)| *outlasts) {
+                    self.stays.insert(thread, (self.history.now, false));
+                }
             }
-            Event::Returned { thread } => _ = self.calls.remove(&thread),
+            Event::Returned { thread } => {
+                self.history.call(thread, false);
+                self.calls.remove(&thread);
+            }
+            Event::Left { thread } => _ = self.stays.insert(thread, (self.history.now, true)),
+            Event::Entered { thread } => _ = self.stays.insert(thread, (self.history.now, false)),
+            Event::Cleared(range) => self.declared.clear_notes(range),
             Event::Given { start, len } => self.declared.give(start, len),
             Event::Granted(range) => self.declared.grant(range),
             Event::Logged(range) => {
@@ -141,16 +161,18 @@ impl Replay {
         found
     }
 
-    /// Whether a thread uses a table that is gone, or by a pointer from before it was linked again or taken for
-    /// another use.
+    /// Whether a thread uses a table that is gone, or by a pointer from another stay, from before it was linked again, or
+    /// taken for another use.
     fn is_late(&self, thread: Thread, at: u64) -> bool {
-        let table = table_of(at);
+        let table = self.history.discipline.table_of(at);
+        let links = self.history.links(table);
         let known = self.pointers.get(&(thread, table));
+        let since = self.stays.get(&thread).map_or(0, |(since, _)| *since);
         match self.history.kind(table) {
             Kind::Free => true,
-            Kind::Linked => known.is_some_and(|known| *known < self.history.links(table)),
+            Kind::Linked => known.is_some_and(|&(then, read)| then < links || read < since),
             Kind::Private => {
-                let is_current = known == Some(&self.history.links(table));
+                let is_current = known.is_some_and(|&(then, _)| then == links);
                 is_current && self.history.taker(table).is_some_and(|taker| taker != thread)
             }
             Kind::Unlinked => false,
@@ -158,11 +180,11 @@ impl Replay {
     }
 
     fn read_pointer(&mut self, thread: Thread, at: u64, value: u64) {
-        if let Some(link) = self.history.last_link(table_of(at))
+        if let Some(link) = self.history.last_link(self.history.discipline.table_of(at))
             && let Meaning::Table(table) = self.history.discipline.meaning(value, link.level)
             && self.history.exists(table.get())
         {
-            self.pointers.insert((thread, table.get()), self.history.links(table.get()));
+            self.pointers.insert((thread, table.get()), (self.history.links(table.get()), self.history.now));
         }
     }
 }
@@ -174,7 +196,7 @@ fn verdict_if(wrong: bool, verdict: Verdict) -> Vec<Verdict> {
 // Changes of words.
 impl Replay {
     fn wrote(&mut self, thread: Thread, at: u64, old: u64, new: u64, how: How) -> Vec<Verdict> {
-        let table = table_of(at);
+        let table = self.history.discipline.table_of(at);
         let mut found = verdict_if(self.is_late(thread, at), Verdict::UseAfterFree);
         let is_owners = self.history.is_owned(at, old);
         if self.history.kind(table) == Kind::Unlinked && how == How::Store && !is_owners {
@@ -191,16 +213,32 @@ impl Replay {
             return found;
         };
         let meaning = |word| self.history.discipline.meaning(word, link.level);
-        let change = Change { thread, at, old, how, was: meaning(old), is: meaning(new), link };
+        let change = Change { thread, at, old, new, how, was: meaning(old), is: meaning(new), link };
         found.extend(self.owner_rules(change, kind));
-        let is_back = self.history.before_locked(at) == Some((thread, new));
+        let before = self.history.before_locked(at);
         self.history.write(at, new, thread);
-        self.note(change, new);
+        self.note(change);
         found.extend(self.word_rules(change, kind));
-        if kind == Kind::Linked && change.was != change.is {
-            found.extend(self.link_rules(change, is_back));
+        if kind == Kind::Linked {
+            if change.was != change.is {
+                found.extend(self.link_rules(change, before == Some((thread, new))));
+            }
+            found.extend(self.note_rules(change, before.map(|(_, word)| word)));
         }
         found
+    }
+
+    /// Hardware's own changes: it can come only to tables that it still may walk.
+    fn updated(&mut self, at: u64, new: u64) -> Vec<Verdict> {
+        let table = self.history.discipline.table_of(at);
+        let kind = self.history.kind(table);
+        let found = verdict_if(kind != Kind::Linked && !self.history.is_cached(table), Verdict::FreedWhileWalked);
+        self.keep_causes(at);
+        self.history.write(at, new, Thread::MAX);
+        let Some(link) = self.history.last_link(table).filter(|_| kind == Kind::Linked) else { return found };
+        let is = self.history.discipline.meaning(new, link.level);
+        self.history.has_sets |= is_of_set(is);
+        found.into_iter().chain(self.leaf_rules(at, is, link)).collect()
     }
 
     fn owner_rules(&self, change: Change, kind: Kind) -> Vec<Verdict> {
@@ -210,7 +248,9 @@ impl Replay {
         match how {
             How::Swap => verdict_if(was_locked, Verdict::NotOwner),
             How::Exchange if kind == Kind::Linked => vec![Verdict::BlindChange],
-            How::Exchange => verdict_if(self.history.is_cached(table_of(at)), Verdict::FreedWhileWalked),
+            How::Exchange => {
+                verdict_if(self.history.is_cached(self.history.discipline.table_of(at)), Verdict::FreedWhileWalked)
+            }
             How::Store if was_locked => verdict_if(locked_by(at) != Some(thread), Verdict::NotOwner),
             How::Store if self.history.discipline.is_frozen(old, link.level) => {
                 verdict_if(locked_by(link.above) != Some(thread), Verdict::NotOwner)
@@ -219,34 +259,38 @@ impl Replay {
         }
     }
 
-    /// Rules of what the word says now, and of what may be cached of what it said.
+    /// Rules of what the word says now, and of what may be cached of what it said, or what others of its set did.
     fn word_rules(&mut self, change: Change, kind: Kind) -> Vec<Verdict> {
-        let Change { at, was, is, link, .. } = change;
+        let Change { at, new, was, is, link, .. } = change;
+        self.history.has_sets |= is_of_set(is);
         let mut found = verdict_if(is == Meaning::Reserved, Verdict::Misconfigured);
-        let cached = self.history.cached(at);
-        let contradicts = |word: &u64| {
-            let discipline = &self.history.discipline;
-            discipline.needs_break(discipline.meaning(*word, link.level), is)
-        };
-        let is_block = matches!(is, Meaning::Leaf(_)) && link.level > Level::PAGE && self.history.discipline.breaks;
-        let new = self.history.word(at);
-        let old = cached.iter().map(|&word| self.history.discipline.meaning(word, link.level)).chain([was]);
-        let words = |table: Hpa| words_of(table.get()).map(|at| self.history.word(at));
-        let overlaps = self.history.discipline.overlaps(old, new, link.level, words);
-        let breaks = self.history.discipline.needs_break(was, is)
-            || cached.iter().any(contradicts)
+        let discipline = &self.history.discipline;
+        let own = self.history.cached(at).into_iter().map(|word| discipline.meaning(word, link.level));
+        let used: Vec<_> = own.chain(self.history.lent_by_others(at, link)).collect();
+        let is_block = matches!(is, Meaning::Leaf(_)) && link.level > Level::PAGE && discipline.breaks;
+        let breaks = discipline.needs_break(was, is)
+            || used.iter().any(|&meaning| discipline.needs_break(meaning, is))
             || (is_block && self.history.is_cached_below(at, link));
-        let breaks = breaks && !overlaps;
+        let history = &self.history;
+        let places = |table: Hpa| (table.get()..table.get() + discipline.table_bytes()).step_by(8);
+        let words = |table: Hpa| places(table).map(|at| history.word(at));
+        let breaks = breaks && !discipline.overlaps(used.iter().copied().chain([was]), new, link.level, words);
         found.extend(verdict_if(breaks, Verdict::BreakBeforeMake));
-        let emptied = is == Meaning::Empty && was != Meaning::Empty;
-        found.extend(verdict_if(emptied && !cached.is_empty(), Verdict::EmptyWhileCached));
-        if let (Meaning::Leaf(leaf), Kind::Linked) = (is, kind) {
-            let word = self.history.word(at);
-            found.extend(verdict_if(self.reaches_taken(word, link), Verdict::ReachesTakenMemory));
-            found.extend(verdict_if(self.writes_withdrawn(at, word, link), Verdict::WritesWhereWithdrawn));
-            if leaf.permissions.write() {
-                self.declared.expose(self.pages(at, link));
-            }
+        let emptied = is.is_nothing() && !was.is_nothing();
+        found.extend(verdict_if(emptied && !used.is_empty(), Verdict::EmptyWhileCached));
+        if kind == Kind::Linked {
+            found.extend(self.leaf_rules(at, is, link));
+        }
+        found
+    }
+
+    /// A leaf in a linked table, held against what was declared.
+    fn leaf_rules(&mut self, at: u64, is: Meaning, link: Link) -> Vec<Verdict> {
+        let Meaning::Leaf(leaf) = is else { return Vec::new() };
+        let mut found = verdict_if(self.reaches_taken(leaf, link), Verdict::ReachesTakenMemory);
+        found.extend(verdict_if(self.writes_withdrawn(at, leaf, link), Verdict::WritesWhereWithdrawn));
+        if leaf.unnoticed {
+            self.declared.expose(self.pages(at, leaf, link));
         }
         found
     }
@@ -272,20 +316,36 @@ impl Replay {
         }
         let base = self.history.address(at, link);
         self.history.link(table, Link { above: at, level: below, base });
-        self.pointers.insert((thread, table), self.history.links(table));
+        let meaning = |(_, word)| self.history.discipline.meaning(word, below);
+        let has_sets = self.history.written_words(table).map(meaning).any(is_of_set);
+        self.history.has_sets |= has_sets;
+        self.pointers.insert((thread, table), (self.history.links(table), self.history.now));
         verdict_if(!self.history.is_clean(table, below), Verdict::LinkedUnclean)
     }
 
+    /// What somebody has taken hardware may put back: whoever took it cannot know, and flushes it.
+    fn keep_causes(&mut self, at: u64) {
+        let mut kept = Vec::new();
+        for (word, link) in self.history.cached_with_links(at) {
+            let owing = self.calls.iter().filter(|(thread, call)| self.owes(**thread, call.since, at, word, link));
+            let start = self.history.address(at, link);
+            let meaning = self.history.discipline.meaning(word, link.level);
+            kept.extend(owing.map(|(thread, _)| (*thread, self.history.discipline.reach(meaning, start, link.level))));
+        }
+        for (thread, reach) in kept {
+            self.calls.get_mut(&thread).into_iter().for_each(|call| call.noted.push(reach));
+        }
+    }
+
     /// A change that hardware cannot see is a cause for a flush all the same.
-    fn note(&mut self, change: Change, new: u64) {
-        let Change { thread, at, old, was, is, link, .. } = change;
+    fn note(&mut self, change: Change) {
+        let Change { thread, at, old, new, was, is, link, .. } = change;
         let is_note = match (was, is) {
             (Meaning::Leaf(_), Meaning::Leaf(_)) => was.class(is) == Class::Same,
             (was, is) => was.is_leaf() && is.is_leaf() && !was.is_valid() && !is.is_valid(),
         };
-        if is_note && old != new && self.history.kind(table_of(at)) == Kind::Linked {
-            let start = self.history.address(at, link);
-            let end = start + self.history.discipline.span(link.level);
+        if is_note && old != new && self.history.kind(self.history.discipline.table_of(at)) == Kind::Linked {
+            let (start, end) = self.history.discipline.reach(is, self.history.address(at, link), link.level);
             if let Some(call) = self.calls.get_mut(&thread) {
                 call.noted.push((start, end));
             }
@@ -298,18 +358,14 @@ impl Replay {
     /// A thread that was alone all its call flushes what it changed, and no more.
     fn has_cause(&self, thread: Thread, flush: Flush) -> bool {
         let Some(call) = self.calls.get(&thread).filter(|call| call.is_alone) else { return true };
-        let owed = self.history.all_cached().into_iter().filter(|&(at, word, link)| {
-            let is_leaf = self.history.discipline.meaning(word, link.level).is_leaf();
-            let start = self.history.address(at, link);
-            self.owes(thread, call.since, at, word, link)
-                && self.history.discipline.covers(flush, start, link.level, is_leaf)
+        let owed = self.history.all_cached().into_iter().filter_map(|(at, word, link)| {
+            let discipline = &self.history.discipline;
+            let (meaning, start) = (discipline.meaning(word, link.level), self.history.address(at, link));
+            let is_owed =
+                discipline.covers(flush, meaning, start, link.level) && self.owes(thread, call.since, at, word, link);
+            is_owed.then(|| discipline.reach(meaning, start, link.level))
         });
-        let spans = owed.map(|(at, _, link)| {
-            let start = self.history.address(at, link);
-            (start, start + self.history.discipline.span(link.level))
-        });
-        let hull =
-            spans.chain(call.noted.iter().copied()).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+        let hull = owed.chain(call.noted.iter().copied()).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
         match (hull, flush) {
             (None, _) => self.history.is_root_loaded(),
             (Some(_), Flush::All) => true,
@@ -323,7 +379,7 @@ impl Replay {
     fn owes(&self, thread: Thread, since: usize, at: u64, word: u64, link: Link) -> bool {
         let meaning = |word| self.history.discipline.meaning(word, link.level);
         let harmless = matches!(meaning(word).class(meaning(self.history.word(at))), Class::Same | Class::Wider)
-            && self.history.kind(table_of(at)) != Kind::Free;
+            && self.history.kind(self.history.discipline.table_of(at)) != Kind::Free;
         let taker = self.history.taker_of(at, word);
         !harmless && taker.is_some_and(|(taker, when)| taker == thread && when >= since)
     }
@@ -341,29 +397,26 @@ impl Replay {
 
 // What the guest may do.
 impl Replay {
-    fn reaches_taken(&self, word: u64, link: Link) -> bool {
-        let Meaning::Leaf(leaf) = self.history.discipline.meaning(word, link.level) else { return false };
+    fn reaches_taken(&self, leaf: Leaf, link: Link) -> bool {
         leaf.permissions != slat::host::Permissions::NONE
-            && self.declared.is_taken(leaf.output, self.history.discipline.span(link.level))
+            && self.declared.is_taken(leaf.output, self.history.discipline.span(link.level) << leaf.set_bits)
     }
 
-    fn writes_withdrawn(&self, at: u64, word: u64, link: Link) -> bool {
-        let Meaning::Leaf(leaf) = self.history.discipline.meaning(word, link.level) else { return false };
-        leaf.permissions.write() && self.declared.is_withdrawn(self.pages(at, link))
+    fn writes_withdrawn(&self, at: u64, leaf: Leaf, link: Link) -> bool {
+        leaf.permissions.write() && self.declared.is_withdrawn(self.pages(at, leaf, link))
     }
 
-    fn pages(&self, at: u64, link: Link) -> std::ops::Range<u64> {
-        let first = self.history.address(at, link) / PAGE_SIZE;
-        first..first + self.history.discipline.span(link.level) / PAGE_SIZE
+    /// The pages for which hardware may use the leaf.
+    fn pages(&self, at: u64, leaf: Leaf, link: Link) -> std::ops::Range<u64> {
+        let start = self.history.address(at, link);
+        let (first, end) = self.history.discipline.reach(Meaning::Leaf(leaf), start, link.level);
+        first / PAGE_SIZE..end / PAGE_SIZE
     }
 
+    /// Pages that may be written to without a note of hardware's.
     fn writable_pages(&self) -> Vec<std::ops::Range<u64>> {
-        let writable = |word, link: Link| match self.history.discipline.meaning(word, link.level) {
-            Meaning::Leaf(leaf) => leaf.permissions.write(),
-            _ => false,
-        };
-        let leaves = self.history.leaves().into_iter().filter(|&(_, word, link)| writable(word, link));
-        leaves.map(|(at, _, link)| self.pages(at, link)).collect()
+        let leaves = self.history.leaves().into_iter().filter(|(_, leaf, _)| leaf.unnoticed);
+        leaves.map(|(at, leaf, link)| self.pages(at, leaf, link)).collect()
     }
 
     fn copied(&mut self, range: GpaRange) {
@@ -374,14 +427,9 @@ impl Replay {
     }
 }
 
-/// The words of the table at `table`.
-pub(super) fn words_of(table: u64) -> impl Iterator<Item = u64> {
-    (table..table + FRAME_SIZE).step_by(8)
-}
-
-/// The first guest address that the word at `at` is for, in a table that is linked so.
-pub(super) fn address_of(at: u64, link: Link, span: u64) -> u64 {
-    link.base + index_of(at) as u64 * span
+/// Whether a leaf stands for others, too.
+fn is_of_set(meaning: Meaning) -> bool {
+    matches!(meaning, Meaning::Leaf(leaf) if leaf.set_bits > 0)
 }
 
 /// As a physical address.

@@ -25,7 +25,8 @@ pub enum Verdict {
     DoubleUse,
     /// A table was linked that is neither empty nor full of leaves.
     LinkedUnclean,
-    /// Software used a table that was freed, or by a pointer from before it was freed.
+    /// Software used a table that was freed, or by a pointer from before it was freed, or that it has read in another stay
+    /// inside of the engine.
     UseAfterFree,
     /// Tables were left when the VM was gone.
     Leak,
@@ -37,11 +38,15 @@ pub enum Verdict {
     WritesWhereWithdrawn,
     /// A write may have been made that the log does not name.
     LostDirtyPage,
+    /// The embedder's annotation is not what the tables say.
+    AnnotationLost,
+    /// An annotation was stored below a table that is not marked for it, or such a table lost its mark or was cut off.
+    AnnotationUnguarded,
 }
 
 impl Verdict {
     /// Every verdict.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::BreakBeforeMake,
         Self::EmptyWhileCached,
         Self::ReturnedUnflushed,
@@ -58,6 +63,8 @@ impl Verdict {
         Self::ReachesTakenMemory,
         Self::WritesWhereWithdrawn,
         Self::LostDirtyPage,
+        Self::AnnotationLost,
+        Self::AnnotationUnguarded,
     ];
 
     /// The property that is broken, by its name in `docs/verification.md`.
@@ -74,6 +81,7 @@ impl Verdict {
             Self::ReachesTakenMemory => "S2",
             Self::WritesWhereWithdrawn => "S3",
             Self::LostDirtyPage => "S4",
+            Self::AnnotationLost | Self::AnnotationUnguarded => "S5",
         }
     }
 }

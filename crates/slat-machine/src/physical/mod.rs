@@ -3,12 +3,13 @@
 mod arena;
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::Acquire;
 
 use slat::addr::Hpa;
 
 pub use self::arena::Arena;
 use crate::memory::{GuestMemory, Places};
+use crate::trace::update_by_hardware;
 use crate::walk::{Abort, DescriptorMemory};
 
 /// Where the frames for page tables begin.
@@ -74,7 +75,7 @@ impl DescriptorMemory for Physical {
     }
 
     fn update(&self, hpa: Hpa, current: u64, new: u64) -> Result<Result<u64, u64>, Abort> {
-        Ok(self.descriptor(hpa)?.compare_exchange(current, new, AcqRel, Acquire))
+        Ok(update_by_hardware(self.descriptor(hpa)?, hpa, current, new))
     }
 
     fn generation(&self, hpa: Hpa) -> Option<u32> {

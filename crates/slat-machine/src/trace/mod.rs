@@ -3,7 +3,9 @@
 //! An operation on a table's word, and the note of it, are one step under one lock: the trace has the order of
 //! execution. Between steps threads interleave as the host lets them, helped by yields at random.
 
+pub mod file;
 pub mod lines;
+pub(crate) mod plain;
 mod watched;
 #[allow(unsafe_code)]
 mod word;
@@ -18,14 +20,10 @@ use slat::addr::Hpa;
 
 pub use self::lines::Lines;
 pub use self::watched::{Entry, Watched};
+pub(crate) use self::word::update_by_hardware;
 use self::word::{Current, Effect};
 pub use self::word::{Traced, TracedWord};
 use crate::checker::{Checker, Discipline, Event, Finding, How, Thread};
-
-/// Bytes of a table of the formats whose traces are taken: those with a granule of 4 KiB.
-pub(crate) const FRAME_SIZE: u64 = 4096;
-/// Words of a table.
-pub(crate) const FRAME_WORDS: usize = FRAME_SIZE as usize / 8;
 
 /// What is written down of one VM.
 pub struct Recorder {
@@ -97,6 +95,15 @@ impl Recorder {
         result
     }
 
+    /// A stay of this thread's vCPU out of its guest: any number of calls.
+    pub fn stay<R>(stay: impl FnOnce() -> R) -> R {
+        let Some((recorder, thread)) = word::current() else { return stay() };
+        recorder.note(Event::Left { thread });
+        let result = stay();
+        recorder.note(Event::Entered { thread });
+        result
+    }
+
     /// What the checker has found so far.
     pub fn findings(&self) -> Vec<Finding> {
         self.lock().checker.as_ref().map_or_else(Vec::new, |checker| checker.findings().to_vec())
@@ -122,10 +129,10 @@ impl Recorder {
         self.book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A table's words lie at `words`; all tables are neighbours of it.
-    fn set_tables(&self, table: Hpa, base: Hpa, words: usize, tables: usize) {
+    /// A table's words lie at `words`; all tables are neighbours of it, in so many bytes.
+    fn set_tables(&self, table: Hpa, base: Hpa, words: usize, bytes: usize) {
         let start = words - (table.get() - base.get()) as usize;
-        let end = start + tables * FRAME_SIZE as usize;
+        let end = start + bytes;
         self.tables.get_or_init(|| Tables { start, end, base });
     }
 
@@ -160,6 +167,17 @@ impl Recorder {
                     book.note(Event::Read { thread, at, value: old });
                 }
             }
+        }
+        result
+    }
+
+    /// A change by the hardware of the core that `thread` drives, and the note of it.
+    fn update(&self, thread: Thread, at: Hpa, update: impl FnOnce() -> Result<u64, u64>, new: u64) -> Result<u64, u64> {
+        self.maybe_yield();
+        let mut book = self.lock();
+        let result = update();
+        if let Ok(old) = result {
+            book.note(Event::Updated { thread, at, old, new });
         }
         result
     }

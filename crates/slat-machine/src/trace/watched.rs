@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use slat::OutOfMemory;
-use slat::addr::{Gpa, Hpa};
+use slat::addr::{Gpa, Hpa, Level};
 use slat::host::{Access, Backing, Exposed, Flush, Hint, Request, TableMemory, Tlb, Translation, VcpuId};
 use slat::vm::Outcome;
 
@@ -60,7 +60,8 @@ unsafe impl TableMemory for Watched<'_> {
     fn allocate(&self, tables: usize) -> Option<Hpa> {
         let table = TableMemory::allocate(self.machine, tables)?;
         let arena = self.machine.physical().tables();
-        self.recorder.set_tables(table, TABLES_BASE, arena.words(table).as_ptr().addr(), arena.frames());
+        let bytes = arena.frames() << self.machine.walker().shift(Level::PAGE);
+        self.recorder.set_tables(table, TABLES_BASE, arena.words(table).as_ptr().addr(), bytes);
         self.recorder.note(Event::Allocated { table, tables });
         Some(table)
     }

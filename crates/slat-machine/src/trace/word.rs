@@ -5,6 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use slat::addr::Hpa;
 use slat::sync::{Atomics, Core, Ordering, Word};
 
 use super::Recorder;
@@ -60,6 +61,15 @@ pub(super) fn replace_current(current: Option<Current>) -> Option<Current> {
 /// What this thread records to.
 pub(super) fn current() -> Option<Current> {
     CURRENT.with_borrow(Clone::clone)
+}
+
+/// Hardware replaces the word at `at` of a table, if it is `current`.
+pub(crate) fn update_by_hardware(word: &AtomicU64, at: Hpa, current: u64, new: u64) -> Result<u64, u64> {
+    let update = || word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
+    CURRENT.with_borrow(|recorder| match recorder {
+        Some((recorder, thread)) => recorder.update(*thread, at, update, new),
+        None => update(),
+    })
 }
 
 impl TracedWord {

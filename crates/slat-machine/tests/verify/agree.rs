@@ -4,11 +4,10 @@ use slat::addr::{GpaRange, Level};
 use slat::host::{Flush, Hint};
 use slat_machine::checker::{Checker, Event, Finding, How, replay};
 
+use crate::files::keep;
 use crate::play::{Dice, Play};
-use crate::subject::{Arm, ArmBbm2, Subject, X86};
+use crate::subject::{Subject, test_every_subject};
 use crate::traced::{VCPUS, round};
-
-const PLAYS: [Play; 4] = [Play::Logged, Play::Blocks, Play::Moving, Play::Slots];
 
 /// Events of a trace that are looked at: the replay asks much of each.
 const MOST: usize = 10_000;
@@ -107,19 +106,17 @@ fn agree<S: Subject>(trace: &[Event], what: &str) -> usize {
         let first = [only(&online, &replayed), only(&replayed, &online)].into_iter().flatten().min().unwrap();
         let mut checker = Checker::new(S::discipline(VCPUS));
         trace[..first.event].iter().for_each(|event| checker.step(event));
-        let path = std::env::temp_dir().join("slat-differ.trace");
-        let text = trace.iter().enumerate().map(|(number, event)| format!("{number} {event:x?}\n"));
-        std::fs::write(&path, text.collect::<String>()).unwrap();
+        let path = keep::<S>("differ", trace);
         let whose = if online.contains(&first) { "online" } else { "replay" };
         let owed = checker.owed();
-        panic!("{} {what}: {first}, {whose} only; owed: {owed:x?}; the trace is in {}", S::NAME, path.display());
+        panic!("{} {what}: {first}, {whose} only; owed: {owed:x?}{path}", S::NAME);
     }
     count
 }
 
-fn all_agree<S: Subject>() {
+fn both_evaluators_agree<S: Subject>() {
     let (mut damaged, mut noticed) = (0, 0);
-    for (seed, play) in (0..).zip(PLAYS) {
+    for (seed, play) in (0..).zip(Play::all::<S>()) {
         let mut trace = round::<S>(play, seed, 3).trace;
         trace.truncate(MOST);
         assert_eq!(agree::<S>(&trace, &format!("{play:?}")), 0);
@@ -137,17 +134,4 @@ fn all_agree<S: Subject>() {
     assert!(2 * noticed > damaged, "of {damaged} damaged traces {noticed} were noticed");
 }
 
-#[test]
-fn both_evaluators_agree_on_traces_of_arm64_whole_and_damaged() {
-    all_agree::<Arm>();
-}
-
-#[test]
-fn both_evaluators_agree_on_traces_of_arm64_that_mixes_sizes_whole_and_damaged() {
-    all_agree::<ArmBbm2>();
-}
-
-#[test]
-fn both_evaluators_agree_on_traces_of_ept_whole_and_damaged() {
-    all_agree::<X86>();
-}
+test_every_subject!(on_traces_whole_and_damaged: both_evaluators_agree);

@@ -7,8 +7,8 @@ use slat::addr::{Gpa, GpaRange, HostAddress, Level};
 use slat::host::{Access, SlotId, VcpuId};
 use slat::vm::{Budget, Collapse, Config, LogMode, NewSlot, Outcome, Pages, Progress, SlotFlags, Vcpu, Vm, Worker};
 use slat_machine::memory::{PAGE_SIZE, Source};
-use slat_machine::spec::{Call, Operation, Page, explain};
 use slat_machine::{Machine, MachineConfig};
+use slat_spec::{Call, Fault, Operation, Page, explain};
 
 use crate::play::Dice;
 use crate::subject::{Arm, Subject, X86};
@@ -53,23 +53,9 @@ fn range(first: u64, count: u64) -> GpaRange {
 }
 
 /// What a fault on page `faulted` that came to `outcome` did to `page`.
-fn faulted(logged: bool, faulted: u64, access: Access, outcome: &Outcome, page: u64) -> Vec<Operation> {
-    let concerns = |level: Level| level > Level::PAGE || page == faulted;
-    let steps = |first, writable: bool| match writable && logged {
-        true => vec![first, Operation::Marked],
-        false => vec![first],
-    };
-    match *outcome {
-        Outcome::Mapped { level, writable } if concerns(level) => steps(Operation::Mapped { writable }, writable),
-        Outcome::Relaxed { level } => {
-            let mut did = if concerns(level) { steps(Operation::Relaxed, true) } else { Vec::new() };
-            // Outside of a log it may collapse the table around it.
-            did.extend((!logged).then_some(Operation::Collapsed));
-            did
-        }
-        Outcome::Spurious if page == faulted => vec![Operation::Spurious(access)],
-        _ => Vec::new(),
-    }
+fn faulted(logged: bool, faulted: u64, access: Access, outcome: Outcome, page: u64) -> Vec<Operation> {
+    let is_here = page == faulted;
+    Fault { access, outcome, is_here, logged }.operations(|level| level > Level::PAGE || is_here).collect()
 }
 
 fn guest<S: Subject>(vm: &PlainVm<'_, S>, notes: &Notes, id: u32, seed: u64, logged: bool) {
@@ -90,7 +76,7 @@ fn guest<S: Subject>(vm: &PlainVm<'_, S>, notes: &Notes, id: u32, seed: u64, log
             roll => {
                 let access = if roll == 1 { Access::Read } else { Access::Write };
                 let _ = notes
-                    .call(|| vcpu.fault(gpa, access), |outcome, other| faulted(logged, page, access, outcome, other));
+                    .call(|| vcpu.fault(gpa, access), |outcome, other| faulted(logged, page, access, *outcome, other));
             }
         }
     }

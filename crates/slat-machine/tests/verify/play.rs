@@ -2,21 +2,20 @@
 
 use std::ops::Range;
 
-use slat::addr::{Gpa, GpaRange, HostAddress, Hpa};
+use slat::addr::{Gpa, GpaRange, HostAddress, HostRange, Hpa};
+use slat::format::Format;
 use slat::host::{Access, SlotId};
 use slat::vm::{Budget, Collapse, LogMode, NewSlot, Pages, Progress, SlotError, SlotFlags, Teardown, Vm, Worker};
 use slat_machine::checker::{Event, Thread};
-use slat_machine::memory::{PAGE_SIZE, Replacement};
+use slat_machine::memory::Replacement;
 use slat_machine::physical::GUEST_BASE;
 use slat_machine::trace::{Recorder, Watched};
 
-use crate::subject::Subject;
+use crate::subject::{PAGE, Subject};
 
 pub(crate) const BASE: u64 = (3 << 30) - (4 << 20);
 pub(crate) const BYTES: u64 = 6 << 20;
-pub(crate) const PAGES: u64 = BYTES / PAGE_SIZE;
 const SLOT: SlotId = SlotId(0);
-const ALL_PAGES: Pages = Pages { first: 0, count: PAGES };
 
 pub(crate) type TracedVm<'m, S> = Vm<Watched<'m>, <S as Subject>::Format>;
 
@@ -25,12 +24,37 @@ pub(crate) type TracedVm<'m, S> = Vm<Watched<'m>, <S as Subject>::Format>;
 pub(crate) enum Play {
     /// The log is on: harvests, protections, unmaps.
     Logged,
+    /// The same, and hardware keeps the log.
+    Hardware,
     /// The log is off: blocks are split, collapsed, aged.
     Blocks,
     /// The host moves pages.
     Moving,
     /// The slot is deleted and made again, and its flags change.
     Slots,
+    /// Pages are annotated, and cleared, beside all that must not take annotations away.
+    Notes,
+}
+
+impl Play {
+    /// What can be played with a format.
+    pub(crate) fn all<S: Subject>() -> impl Iterator<Item = Self> {
+        let all = [Self::Logged, Self::Hardware, Self::Blocks, Self::Moving, Self::Slots, Self::Notes];
+        all.into_iter().filter(|play| *play != Self::Hardware || S::format().hardware_dirty())
+    }
+
+    const fn log(self) -> Option<LogMode> {
+        match self {
+            Self::Logged => Some(LogMode::Protect),
+            Self::Hardware => Some(LogMode::Hardware),
+            _ => None,
+        }
+    }
+}
+
+/// Pages of the guest.
+pub(crate) fn page_count<S: Subject>() -> u64 {
+    BYTES / S::size(PAGE)
 }
 
 /// Choices by seed.
@@ -50,16 +74,20 @@ impl Dice {
         if self.below(2) == 0 { Access::Read } else { Access::Write }
     }
 
-    /// A part of the slot.
-    fn pages(&mut self) -> Pages {
-        let first = self.below(PAGES);
-        let most = 1 + self.below(PAGES);
-        Pages { first, count: 1 + self.below(most.min(PAGES - first)) }
+    /// A part of a slot of so many pages.
+    fn pages(&mut self, all: u64) -> Pages {
+        let first = self.below(all);
+        let most = 1 + self.below(all);
+        Pages { first, count: 1 + self.below(most.min(all - first)) }
     }
 }
 
-fn range(pages: Pages) -> GpaRange {
-    GpaRange::with_len(Gpa::new(BASE + pages.first * PAGE_SIZE), pages.count * PAGE_SIZE).unwrap()
+fn range<S: Subject>(pages: Pages) -> GpaRange {
+    GpaRange::with_len(Gpa::new(BASE + pages.first * S::size(PAGE)), pages.count * S::size(PAGE)).unwrap()
+}
+
+fn all_pages<S: Subject>() -> Pages {
+    Pages { first: 0, count: page_count::<S>() }
 }
 
 const fn flags(read_only: bool, log: Option<LogMode>) -> SlotFlags {
@@ -87,18 +115,18 @@ impl<'v, 'm, S: Subject> Hand<'v, 'm, S> {
 
     /// The slot is made.
     pub(crate) fn begin(&mut self) {
-        let log = (self.play == Play::Logged).then_some(LogMode::Protect);
+        let log = self.play.log();
         self.create_slot(flags(false, log));
         if log.is_some() {
-            self.note(Event::Logged(range(ALL_PAGES)));
+            self.note(Event::Logged(range::<S>(all_pages::<S>())));
         }
     }
 
     /// The last harvest, and teardown by the thread that is given.
     pub(crate) fn end(mut self, thread: Thread) {
-        if self.play == Play::Logged {
-            while !self.harvest(ALL_PAGES, Budget::UNLIMITED) {}
-            self.note(Event::Complete(range(ALL_PAGES)));
+        if self.play.log().is_some() {
+            while !self.harvest(all_pages::<S>(), Budget::UNLIMITED) {}
+            self.note(Event::Complete(range::<S>(all_pages::<S>())));
         }
         Recorder::call(|| {
             self.note(Event::Uprooted { thread });
@@ -108,21 +136,24 @@ impl<'v, 'm, S: Subject> Hand<'v, 'm, S> {
 
     /// One operation. Some are for one of the workers alone.
     pub(crate) fn disturb(&mut self, is_first: bool) {
-        let pages = self.dice.pages();
-        let (part, budget) = (range(pages), self.dice.budget());
+        let pages = self.dice.pages(page_count::<S>());
+        let (part, budget) = (range::<S>(pages), self.dice.budget());
+        let all = range::<S>(all_pages::<S>());
         match (self.play, self.dice.below(8)) {
-            (Play::Logged, 0 | 1) => self.unmap(part, budget),
-            (Play::Logged, 2) => self.protect(part, budget),
-            (Play::Logged, 3 | 4) => _ = self.harvest(pages, budget),
-            (Play::Logged, 5) => self.clear(pages),
-            (Play::Logged | Play::Blocks, 6) => self.prefault(part, budget),
-            (Play::Blocks, 0) => self.unmap(part, budget),
-            (Play::Blocks, 1 | 2) => self.protect(part, budget),
-            (Play::Blocks, 3 | 4) => self.collapse(range(ALL_PAGES), Collapse::InPlace, Budget::UNLIMITED),
-            (Play::Blocks, 5) => self.collapse(part, Collapse::Lazily, budget),
+            (Play::Logged | Play::Hardware, 0 | 1) => self.unmap(part, budget),
+            (Play::Logged | Play::Hardware, 2) => self.protect(part, budget),
+            (Play::Logged | Play::Hardware, 3 | 4) => _ = self.harvest(pages, budget),
+            (Play::Logged | Play::Hardware, 5) => self.clear(pages),
+            (Play::Logged | Play::Hardware | Play::Blocks | Play::Notes, 6) => self.prefault(part, budget),
+            (Play::Notes, 0 | 1) if is_first => self.annotate(part, budget),
+            (Play::Notes, 2 | 3) if is_first => self.clear_notes(part, budget),
+            (Play::Blocks | Play::Notes, 0) => self.unmap(part, budget),
+            (Play::Blocks | Play::Notes, 1 | 2) => self.protect(part, budget),
+            (Play::Blocks | Play::Notes, 3 | 4) => self.collapse(all, Collapse::InPlace, Budget::UNLIMITED),
+            (Play::Blocks | Play::Notes, 5) => self.collapse(part, Collapse::Lazily, budget),
             (Play::Moving, 0..=3) if is_first => self.move_pages(pages, budget),
             (Play::Moving, 4 | 5) => self.protect(part, budget),
-            (Play::Moving, 6) => self.collapse(range(ALL_PAGES), Collapse::InPlace, Budget::UNLIMITED),
+            (Play::Moving, 6) => self.collapse(all, Collapse::InPlace, Budget::UNLIMITED),
             (Play::Slots, _) if is_first => self.change_slot(budget),
             (Play::Slots, 0 | 1) => self.unmap(part, budget),
             (Play::Slots, 2 | 3) => self.protect(part, budget),
@@ -157,6 +188,25 @@ impl<'v, 'm, S: Subject> Hand<'v, 'm, S> {
         let _ = Recorder::call(|| self.worker.prefault(part, access, budget));
     }
 
+    /// Until its end nobody relies on what stood there before.
+    fn annotate(&mut self, part: GpaRange, budget: Budget) {
+        let annotation = 1 + self.dice.below(3);
+        self.note(Event::Cleared(part));
+        let mut rest = part;
+        while let Some(next) = Recorder::call(|| self.worker.annotate(rest, annotation, budget)).unwrap().next {
+            rest = rest.from(next);
+        }
+        self.note(Event::Annotated { range: part, word: S::format().annotation(annotation) });
+    }
+
+    fn clear_notes(&mut self, part: GpaRange, budget: Budget) {
+        self.note(Event::Cleared(part));
+        let mut rest = part;
+        while let Some(next) = Recorder::call(|| self.worker.clear_annotations(rest, budget)).unwrap().next {
+            rest = rest.from(next);
+        }
+    }
+
     fn collapse(&mut self, part: GpaRange, how: Collapse, budget: Budget) {
         let _ = Recorder::call(|| self.worker.collapse(part, how, budget)).unwrap();
     }
@@ -186,7 +236,7 @@ impl<'v, 'm, S: Subject> Hand<'v, 'm, S> {
         let named = (0..pages.count).filter(|page| bitmap[(page / 64) as usize] >> (page % 64) & 1 != 0);
         for run in runs(named) {
             let pages = Pages { first: pages.first + run.start, count: run.end - run.start };
-            self.note(Event::Copied(range(pages)));
+            self.note(Event::Copied(range::<S>(pages)));
         }
     }
 
@@ -197,22 +247,34 @@ impl<'v, 'm, S: Subject> Hand<'v, 'm, S> {
         let Some(places) = machine.places() else { return };
         let all = pages.first..pages.first + pages.count;
         let frames = || runs(all.clone().map(|page| places.frame(page)));
+        let size = S::size(PAGE);
         let memory = |frames: &Range<u64>| {
-            (Hpa::new(GUEST_BASE.get() + frames.start * PAGE_SIZE), (frames.end - frames.start) * PAGE_SIZE)
+            (Hpa::new(GUEST_BASE.get() + frames.start * size), (frames.end - frames.start) * size)
         };
-        let mut open = self.worker.invalidate(range(pages)).unwrap();
-        while !Recorder::call(|| open.unmap(budget)).is_done() {}
-        for (start, len) in frames().iter().map(memory) {
-            recorder.note(Event::Taken { start, len });
-        }
-        places.replace(machine.memory(), all.clone(), Replacement::Move).unwrap();
-        for (start, len) in frames().iter().map(memory) {
-            recorder.note(Event::Given { start, len });
+        let take_and_give = || {
+            for (start, len) in frames().iter().map(memory) {
+                recorder.note(Event::Taken { start, len });
+            }
+            places.replace(machine.memory(), all.clone(), Replacement::Move).unwrap();
+            for (start, len) in frames().iter().map(memory) {
+                recorder.note(Event::Given { start, len });
+            }
+        };
+        // By the guest's addresses, or by the host's, of which a slot's begin at 0.
+        if self.dice.below(2) == 0 {
+            let mut open = self.worker.invalidate(range::<S>(pages)).unwrap();
+            while !Recorder::call(|| open.unmap(budget)).is_done() {}
+            take_and_give();
+        } else {
+            let host = HostRange::with_len(HostAddress::new(pages.first * size), pages.count * size).unwrap();
+            let mut open = Recorder::call(|| self.worker.invalidate_host(host)).unwrap();
+            while !Recorder::call(|| open.unmap(budget)).is_done() {}
+            take_and_give();
         }
     }
 
     fn change_slot(&mut self, budget: Budget) {
-        let all = range(ALL_PAGES);
+        let all = range::<S>(all_pages::<S>());
         let memory = GUEST_BASE;
         match self.dice.below(4) {
             0 => self.set_flags(flags(false, Some(LogMode::Protect)), budget),
@@ -236,7 +298,7 @@ impl<'v, 'm, S: Subject> Hand<'v, 'm, S> {
     }
 
     fn create_slot(&mut self, flags: SlotFlags) {
-        let slot = NewSlot { range: range(ALL_PAGES), host: HostAddress::new(0), flags };
+        let slot = NewSlot { range: range::<S>(all_pages::<S>()), host: HostAddress::new(0), flags };
         while let Err(error) = Recorder::call(|| self.worker.create_slot(SLOT, slot)) {
             assert_eq!(error, SlotError::Busy);
             let _ = self.worker.reclaim(Budget::UNLIMITED);

@@ -39,7 +39,8 @@ impl<S: Subject> Script<S> {
     }
 
     pub(crate) fn allocate(&mut self) -> Hpa {
-        let table = Hpa::new(self.root.get() + 4096 * self.tables.next_multiple_of(16));
+        let bytes = self.format.geometry().table_bytes() as u64;
+        let table = Hpa::new(self.root.get() + bytes * self.tables.next_multiple_of(16));
         self.tables = self.tables.next_multiple_of(16) + 1;
         self.trace.push(Event::Allocated { table, tables: 1 });
         table
@@ -66,7 +67,7 @@ impl<S: Subject> Script<S> {
     /// The table that holds the entries below the word of `level` for `gpa`.
     pub(crate) fn table_below(&mut self, gpa: u64, level: Level) -> Hpa {
         let at = self.entry(gpa, level.below().unwrap());
-        Hpa::new(at.get() & !0xfff)
+        at.align_down(self.format.geometry().table_bytes() as u64)
     }
 
     pub(crate) fn word(&self, at: Hpa) -> u64 {
@@ -86,8 +87,29 @@ impl<S: Subject> Script<S> {
         self.write(thread, at, new, How::Store);
     }
 
+    /// Hardware sets a flag.
+    pub(crate) fn update(&mut self, at: Hpa, new: u64) {
+        let old = self.words.insert(at.get(), new).unwrap_or(0);
+        self.trace.push(Event::Updated { thread: ONE, at, old, new });
+    }
+
+    /// Reads a word, as a walk does.
+    pub(crate) fn read(&mut self, thread: Thread, at: Hpa) {
+        self.trace.push(Event::Read { thread, at, value: self.word(at) });
+    }
+
     pub(crate) fn lock(&mut self, thread: Thread, at: Hpa) {
         self.swap(thread, at, S::Format::LOCKED);
+    }
+
+    /// Marks every pointer to a table on the way to the entry of `level` for `gpa`, from the root down.
+    pub(crate) fn mark(&mut self, gpa: u64, level: Level) {
+        let mut above = self.format.geometry().root_level();
+        while above > level {
+            let at = self.entry(gpa, above);
+            self.swap(ONE, at, self.format.kept(self.word(at), above));
+            above = above.below().unwrap();
+        }
     }
 
     pub(crate) fn begin(&mut self, thread: Thread, flush: Flush, vmid: u16, cores: u64) -> u64 {
@@ -140,9 +162,10 @@ pub(crate) fn leaves<S: Subject>(hpa: u64, level: Level) -> impl Iterator<Item =
     })
 }
 
-/// As [`leaves`], those through which the guest may write.
+/// As [`leaves`], those through which the guest may write without a note of hardware's.
 pub(crate) fn writable<S: Subject>(hpa: u64, level: Level) -> impl Iterator<Item = u64> {
-    leaves::<S>(hpa, level).filter(move |word| S::format().is_writable(*word, level))
+    let writable = leaves::<S>(hpa, level).filter(move |word| S::format().is_writable(*word, level));
+    writable.map(move |word| S::format().made_writable(word, level))
 }
 
 /// Flushes of leaves of `level` over `range` that are enough, and those that are not.

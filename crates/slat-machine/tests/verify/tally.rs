@@ -44,8 +44,9 @@ impl Tally {
     /// What the checker finds; what both evaluators find, if it is not blind.
     fn judged<S: Subject>(&self, trace: &[Event]) -> Vec<Finding> {
         match self.blindness {
-            Some(blindness) => {
-                Checker::judge(S::discipline(CORES), &trace.iter().copied().map(blindness).collect::<Vec<_>>())
+            Some(Blindness { discipline, event, .. }) => {
+                let seen: Vec<_> = trace.iter().copied().map(event).collect();
+                Checker::judge(discipline(S::discipline(CORES)), &seen)
             }
             None => judged::<S>(trace),
         }

@@ -3,17 +3,22 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use slat::OutOfMemory;
 use slat::addr::Gpa;
 use slat::format::Format;
+use slat::host::Access;
 use slat::host::VcpuId;
-use slat::vm::{Config, Vcpu, Vm};
+use slat::vm::{Config, Outcome, Vcpu, Vm};
 use slat_machine::checker::{Event, Finding};
-use slat_machine::memory::{PAGE_SIZE, Source};
+use slat_machine::memory::Source;
 use slat_machine::trace::{Entry, Keep, Recorder, Watched};
-use slat_machine::{GuestError, Machine, MachineConfig, Runner};
+use slat_machine::{FaultEntry, GuestError, Machine, MachineConfig, Runner};
 
-use crate::play::{BASE, BYTES, Dice, Hand, PAGES, Play, TracedVm};
-use crate::subject::{Arm, ArmBbm2, Subject, VMID, X86};
+use crate::files::keep;
+use crate::play::{BASE, BYTES, Dice, Hand, Play, TracedVm, page_count};
+use crate::subject::{
+    AmdAd, Arm, ArmContiguous, ArmHd, PAGE, Subject, VMID, X86, test_every_subject, with_every_subject,
+};
 
 pub(crate) const VCPUS: u32 = 2;
 /// Threads that are no vCPU are numbered from here on.
@@ -23,7 +28,7 @@ fn machine<S: Subject>(play: Play) -> Machine {
     let moving = play == Play::Moving;
     let memory = if moving { BYTES + (4 << 20) } else { BYTES };
     let config = MachineConfig {
-        movable: moving.then_some(PAGES),
+        movable: moving.then_some(page_count::<S>()),
         table_limit: 512,
         ..MachineConfig::new(memory, Source::AnonymousThp, VCPUS)
     };
@@ -91,16 +96,49 @@ impl Drop for Curtain<'_> {
     }
 }
 
-/// A guest that writes and reads its own pages and knows what each has to hold.
+/// A guest on its vCPU; every second one serves neighbours' faults along with its own.
 fn guest<S: Subject>(vm: &TracedVm<'_, S>, id: u32, seed: u64, play: Play, over: &AtomicBool) {
     let vcpu = Vcpu::new(vm, VcpuId(id)).unwrap();
-    let mut runner = Runner::new(vm.host().machine(), VcpuId(id), vm.root().unwrap(), Entry(vcpu));
+    if id % 2 == 0 {
+        let runner = Runner::new(vm.host().machine(), VcpuId(id), vm.root().unwrap(), Entry(vcpu));
+        acts::<S>(runner, id, seed, play, over);
+    } else {
+        let runner = Runner::new(vm.host().machine(), VcpuId(id), vm.root().unwrap(), Staying::<S>(vcpu));
+        acts::<S>(runner, id, seed, play, over);
+    }
+}
+
+/// A vCPU that stays out of its guest for more than one fault: its own, then those of the pages beside it.
+struct Staying<'v, 'm, S: Subject>(Vcpu<&'v TracedVm<'m, S>>);
+
+impl<S: Subject> FaultEntry for Staying<'_, '_, S> {
+    fn fault(&mut self, gpa: Gpa, access: Access) -> Outcome {
+        Recorder::stay(|| {
+            let mut exit = self.0.exit();
+            let outcome = Recorder::call(|| exit.fault(gpa, access));
+            for beside in [gpa.get() ^ S::size(PAGE), gpa.get() ^ 2 * S::size(PAGE)].map(Gpa::new) {
+                if Recorder::call(|| exit.lookup(beside)).is_none() {
+                    let _ = Recorder::call(|| exit.fault(beside, access));
+                }
+            }
+            Recorder::call(|| drop(exit));
+            outcome
+        })
+    }
+
+    fn top_up(&mut self, tables: usize) -> Result<(), OutOfMemory> {
+        Recorder::call(|| self.0.top_up(tables))
+    }
+}
+
+/// Writes and reads the guest's own pages; it knows what each has to hold.
+fn acts<S: Subject>(mut runner: Runner<'_, impl FaultEntry>, id: u32, seed: u64, play: Play, over: &AtomicBool) {
     let mut dice = Dice(seed ^ u64::from(id + 1) << 32);
-    let mut written = vec![0; (PAGES / u64::from(VCPUS)) as usize];
+    let mut written = vec![0; (page_count::<S>() / u64::from(VCPUS)) as usize];
     while !over.load(Ordering::Relaxed) {
         let index = dice.below(written.len() as u64) as usize;
         let page = index as u64 * u64::from(VCPUS) + u64::from(id);
-        let gpa = Gpa::new(BASE + page * PAGE_SIZE);
+        let gpa = Gpa::new(BASE + page * S::size(PAGE));
         let value = written[index] + 1;
         let done = match dice.below(3) {
             0 => runner.load(gpa).map(|found| assert_eq!(found, written[index], "{gpa} in vCPU {id}")),
@@ -109,21 +147,28 @@ fn guest<S: Subject>(vm: &TracedVm<'_, S>, id: u32, seed: u64, play: Play, over:
         match done {
             Ok(()) => {}
             Err(GuestError::NoSlot(_) | GuestError::Mmio(_)) if play == Play::Slots => {}
+            Err(GuestError::Annotated(_)) if play == Play::Notes => {}
             Err(error) => panic!("vCPU {id}: {error}"),
         }
     }
 }
 
 fn rounds<S: Subject>(play: Play) {
-    for seed in 0..3 {
-        let Round { findings, trace } = round::<S>(play, seed, 40);
-        if let Some(first) = findings.first() {
-            let path = std::env::temp_dir().join(format!("slat-{}-{play:?}-{seed}.trace", S::NAME));
-            let text = trace.iter().enumerate().map(|(number, event)| format!("{number} {event:x?}\n"));
-            std::fs::write(&path, text.collect::<String>()).unwrap();
-            println!("the trace is in {}", path.display());
-            panic!("{} {play:?}, seed {seed}: {first}, and {} more", S::NAME, findings.len() - 1);
-        }
+    (0..3).for_each(|seed| without_findings::<S>(play, seed, 40));
+}
+
+/// A short round of each play.
+fn every_play_keeps_every_rule<S: Subject>() {
+    Play::all::<S>().for_each(|play| without_findings::<S>(play, 7, 6));
+}
+
+test_every_subject!(every_play: every_play_keeps_every_rule);
+
+fn without_findings<S: Subject>(play: Play, seed: u64, steps: u64) {
+    let Round { findings, trace } = round::<S>(play, seed, steps);
+    if let Some(first) = findings.first() {
+        let path = keep::<S>(&format!("{play:?}-{seed}"), &trace);
+        panic!("{} {play:?}, seed {seed}: {first}, and {} more{path}", S::NAME, findings.len() - 1);
     }
 }
 
@@ -136,12 +181,14 @@ macro_rules! rounds {
 rounds! {
     a_logged_vm_keeps_every_rule_on_arm64: Arm, Play::Logged;
     a_logged_vm_keeps_every_rule_on_ept: X86, Play::Logged;
+    a_log_of_hardwares_keeps_every_rule_on_arm64: ArmHd, Play::Hardware;
+    a_log_of_hardwares_keeps_every_rule_on_npt: AmdAd, Play::Hardware;
+    a_logged_vm_of_groups_keeps_every_rule_on_arm64: ArmContiguous, Play::Logged;
     blocks_that_split_and_collapse_keep_every_rule_on_arm64: Arm, Play::Blocks;
-    a_logged_vm_keeps_every_rule_where_sizes_mix: ArmBbm2, Play::Logged;
-    blocks_that_split_and_collapse_keep_every_rule_where_sizes_mix: ArmBbm2, Play::Blocks;
-    memory_that_moves_keeps_every_rule_where_sizes_mix: ArmBbm2, Play::Moving;
-    slots_that_change_keep_every_rule_where_sizes_mix: ArmBbm2, Play::Slots;
     blocks_that_split_and_collapse_keep_every_rule_on_ept: X86, Play::Blocks;
+    groups_that_split_and_collapse_keep_every_rule_on_arm64: ArmContiguous, Play::Blocks;
+    annotations_keep_every_rule_on_arm64: Arm, Play::Notes;
+    annotations_keep_every_rule_on_ept: X86, Play::Notes;
     memory_that_moves_keeps_every_rule_on_arm64: Arm, Play::Moving;
     memory_that_moves_keeps_every_rule_on_ept: X86, Play::Moving;
     slots_that_change_keep_every_rule_on_arm64: Arm, Play::Slots;
@@ -157,18 +204,23 @@ fn soak() {
     let (mut rounds, mut events, mut findings) = (0, 0, Vec::new());
     let mut seed = std::env::var("SLAT_SOAK_SEED").map_or(1000, |text| text.parse().expect("a number"));
     while Instant::now() < end {
-        for play in [Play::Logged, Play::Blocks, Play::Moving, Play::Slots] {
-            for (name, Round { findings: found, trace }) in
-                [(Arm::NAME, round::<Arm>(play, seed, 60)), (X86::NAME, round::<X86>(play, seed, 60))]
-            {
-                rounds += 1;
-                events += trace.len();
-                findings.extend(found.first().map(|first| format!("{name} {play:?}, seed {seed}: {first}")));
-            }
-        }
+        with_every_subject!(soaked(seed, end, &mut rounds, &mut events, &mut findings));
         seed += 1;
     }
     println!("soak|{seconds}|{rounds}|{events}|{}", findings.len());
     findings.iter().for_each(|finding| println!("finding|{finding}"));
     assert_eq!(findings, Vec::<String>::new());
+}
+
+/// A round of each play with one format, as long as there is time.
+fn soaked<S: Subject>(seed: u64, end: Instant, rounds: &mut u64, events: &mut usize, findings: &mut Vec<String>) {
+    for play in Play::all::<S>().take_while(|_| Instant::now() < end) {
+        let Round { findings: found, trace } = round::<S>(play, seed, 60);
+        *rounds += 1;
+        *events += trace.len();
+        if let Some(first) = found.first() {
+            let path = keep::<S>(&format!("{play:?}-{seed}"), &trace);
+            findings.push(format!("{} {play:?}, seed {seed}: {first}{path}", S::NAME));
+        }
+    }
 }

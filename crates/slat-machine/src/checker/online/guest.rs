@@ -6,23 +6,23 @@ use super::Checker;
 use crate::checker::Verdict;
 use crate::checker::declared::guest_pages;
 use crate::checker::discipline::{Leaf, Meaning};
-use crate::checker::frames::{Status, table_of};
+use crate::checker::frames::Status;
 use crate::memory::PAGE_SIZE;
-use crate::trace::FRAME_WORDS;
 
 impl Checker {
     pub(super) fn reaches_taken(&self, _start: Gpa, level: Level, leaf: Leaf) -> bool {
         leaf.permissions != slat::host::Permissions::NONE
-            && self.declared.is_taken(leaf.output, self.discipline.span(level))
+            && self.declared.is_taken(leaf.output, self.discipline.span(level) << leaf.set_bits)
     }
 
     pub(super) fn writes_where_withdrawn(&self, start: Gpa, level: Level, leaf: Leaf) -> bool {
-        leaf.permissions.write() && self.declared.is_withdrawn(self.pages_of(start, level))
+        leaf.permissions.write() && self.declared.is_withdrawn(self.pages_of(start, level, leaf))
     }
 
-    pub(super) fn pages_of(&self, start: Gpa, level: Level) -> std::ops::Range<u64> {
-        let first = start.get() / PAGE_SIZE;
-        first..first + self.discipline.span(level) / PAGE_SIZE
+    /// The pages for which hardware may use the leaf.
+    pub(super) fn pages_of(&self, start: Gpa, level: Level, leaf: Leaf) -> std::ops::Range<u64> {
+        let (first, end) = self.discipline.reach(Meaning::Leaf(leaf), start.get(), level);
+        first / PAGE_SIZE..end / PAGE_SIZE
     }
 
     pub(super) fn look_at_all_leaves(&mut self, verdict: Verdict, is_wrong: impl Fn(&Self, Gpa, Level, Leaf) -> bool) {
@@ -33,14 +33,14 @@ impl Checker {
     /// Every leaf that hardware may use: what linked tables say, and what is stale.
     fn leaves(&self) -> Vec<(Gpa, Level, Leaf)> {
         let linked = self.frames.iter().filter(|(_, frame)| frame.status == Status::Linked);
-        let current = linked.flat_map(|(at, _)| (0..FRAME_WORDS as u64).map(move |index| at + 8 * index));
-        let current = current.map(|at| (at, self.frames.word(at))).filter(|(_, word)| *word != 0);
+        let words = linked.flat_map(|(table, frame)| (table..).step_by(8).zip(frame.words.iter().copied()));
+        let current = words.filter(|(_, word)| *word != 0);
         let stale = self.tlb.all().map(|(at, stale)| (at, stale.value));
         current.chain(stale).filter_map(|(at, word)| self.leaf_at(at, word)).collect()
     }
 
     fn leaf_at(&self, at: u64, word: u64) -> Option<(Gpa, Level, Leaf)> {
-        let level = self.frames.get(table_of(at))?.level;
+        let level = self.frames.get(self.discipline.table_of(at))?.level;
         match self.discipline.meaning(word, level) {
             Meaning::Leaf(leaf) => Some((self.address_of(at, level), level, leaf)),
             _ => None,
@@ -50,16 +50,15 @@ impl Checker {
     pub(super) fn logged(&mut self, range: GpaRange) {
         self.declared.log(range);
         for (start, level, leaf) in self.leaves() {
-            if leaf.permissions.write() {
-                let pages = self.pages_of(start, level);
-                self.declared.expose(pages);
+            if leaf.unnoticed {
+                self.declared.expose(self.pages_of(start, level, leaf));
             }
         }
     }
 
     pub(super) fn copied(&mut self, range: GpaRange) {
-        let writable = self.leaves().into_iter().filter(|(.., leaf)| leaf.permissions.write());
-        let writable: Vec<_> = writable.map(|(start, level, _)| self.pages_of(start, level)).collect();
+        let writable = self.leaves().into_iter().filter(|(.., leaf)| leaf.unnoticed);
+        let writable: Vec<_> = writable.map(|(start, level, leaf)| self.pages_of(start, level, leaf)).collect();
         for page in guest_pages(range) {
             let may_be_written = writable.iter().any(|pages| pages.contains(&page));
             self.declared.copied(page, may_be_written);

@@ -6,9 +6,13 @@
 //! returned, and in which the specification gives the results that were seen ([`history`]). A page is an object of its
 //! own, so that histories of all pages are explained when each page's is.
 
+#![forbid(unsafe_code)]
+
 pub mod history;
 
+use slat::addr::Level;
 use slat::host::Access;
+use slat::vm::Outcome;
 
 pub use history::{Call, Unexplained, explain};
 
@@ -76,6 +80,38 @@ pub enum Operation {
     Collapsed,
     /// The table around the page was dropped; or it was not.
     Dropped,
+}
+
+/// A fault, as far as it concerns one page.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// What the guest wanted to do.
+    pub access: Access,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Whether it was a fault on this page, and not on one near it.
+    pub is_here: bool,
+    /// Whether writes to the page are logged.
+    pub logged: bool,
+}
+
+impl Fault {
+    /// What the fault did to the page; `is_in` says whether a leaf of a level on the page that faulted is the page's, too.
+    pub fn operations(self, is_in: impl Fn(Level) -> bool) -> impl Iterator<Item = Operation> {
+        let Self { access, outcome, is_here, logged } = self;
+        let marked = |writable: bool| (writable && logged).then_some(Operation::Marked);
+        let [first, second] = match outcome {
+            Outcome::Mapped { level, writable } if is_in(level) => {
+                [Some(Operation::Mapped { writable }), marked(writable)]
+            }
+            Outcome::Relaxed { level } if is_in(level) => [Some(Operation::Relaxed), marked(true)],
+            Outcome::Spurious if is_here => [Some(Operation::Spurious(access)), None],
+            _ => [None, None],
+        };
+        // Outside of a log it may collapse the table around it.
+        let collapsed = matches!(outcome, Outcome::Relaxed { .. }) && !logged;
+        [first, second, collapsed.then_some(Operation::Collapsed)].into_iter().flatten()
+    }
 }
 
 impl Page {

@@ -5,7 +5,7 @@ use slat::format::Format;
 use slat::host::Flush;
 use slat_machine::checker::Verdict;
 
-use crate::cases::{BLOCK, GPA, mapped};
+use super::{BLOCK, GPA, mapped};
 use crate::script::*;
 use crate::subject::{PAGE, Subject};
 use crate::tally::Tally;
@@ -18,7 +18,7 @@ struct Change {
 }
 
 /// A block and a table that change places, where hardware may hold both: held, flushed, made.
-pub(crate) fn changes_of_size<S: Subject>(tally: &mut Tally) {
+pub(super) fn changes_of_size<S: Subject>(tally: &mut Tally) {
     if !S::format().overlaps() {
         return;
     }
