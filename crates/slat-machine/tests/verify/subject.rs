@@ -55,6 +55,11 @@ pub(crate) trait Subject: 'static {
         }
     }
 
+    /// Whether it is one of the few that get the long runs.
+    fn is_thorough() -> bool {
+        [Arm::NAME, ArmHd::NAME, ArmContiguous::NAME, X86::NAME].contains(&Self::NAME)
+    }
+
     /// Bytes of a page, and of what an entry above the page level covers.
     fn size(level: Level) -> u64 {
         Self::format().geometry().size(level)
@@ -144,6 +149,7 @@ subjects! {
     sv57x4 = RiscFive: Sv57x4 = Self::Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), RISCV;
     sv57x4_adu = RiscFiveAdu: Sv57x4Adu = Self::Format::new(), riscv::GStage::of(riscv::Mode::Sv57x4, UPDATING), RISCV;
 }
+#[allow(clippy::single_component_path_imports)] // the macros' way out of this module
 pub(crate) use {test_every_subject, with_every_subject};
 
 /// A hart that sets accessed and dirty flags itself.
