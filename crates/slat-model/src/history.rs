@@ -1,6 +1,7 @@
 //! What calls did to the guest's pages, and whether the specification explains it (S1).
 //!
-//! Every execution of a scenario with nothing planted is a history: each call with when it began and ended, and what it did
+//! Every execution of a scenario under shuttle with nothing planted is a history (under loom one call may be over and
+//! another know nothing of it, so that time says too much): each call with when it began and ended, and what it did
 //! to each page as far as its result says. At the end the specification is asked for an order of the calls on each page that
 //! gives those results. A scenario that does what the specification does not speak of (flags of slots that change, groups,
 //! logs that hardware keeps) is not explained.

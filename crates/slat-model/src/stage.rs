@@ -67,7 +67,7 @@ impl<T: Tool> Stage<T> {
         let stage = Self { world, vm };
         let mut worker = stage.worker();
         worker.create_slot(SLOT, stage.slot(flags, 0)).expect("the first slot");
-        if setup.is_specified() {
+        if setup.is_specified() && T::SEES_ALL {
             history::begin(setup.first..setup.first + setup.count, flags.log == Some(LogMode::Protect));
         }
         if flags.log.is_some() {

@@ -112,7 +112,10 @@ fn counts(report: &Report) -> Markup {
         h2 { "Counts" }
         table {
             tr { td { "models" } td { (report.models.scenarios.len()) " scenarios, " (report.models.searches) " searches, "
-                (report.models.executions) " executions" } }
+                (report.models.executions) " executions, " (report.models.explained) " of them explained by the specification ("
+                (report.models.explained_calls) " calls on pages)" } }
+            tr { td { "entry formats" } td { (report.checker.formats.len()) ": "
+                (report.checker.formats.iter().map(String::as_str).collect::<Vec<_>>().join(", ")) } }
             tr { td { "histories explained" } td { (report.histories.vms) " VMs, " (report.histories.calls) " calls on pages" } }
             tr { td { "random operations" } td { (report.soak.seconds / 60) " minutes, " (report.soak.rounds) " VMs, "
                 (report.soak.events) " events checked, " (report.soak.findings) " findings" } }
