@@ -205,7 +205,7 @@ fn any_word<S: Subject>(raw: u64) {
                 assert!(leaf.hpa.is_aligned(format.geometry().size(level)));
                 assert_eq!(format.change(word, word, level), Change::Free);
             }
-            Kind::Table => assert!(format.table_address(raw, level).is_aligned(format.geometry().table_bytes() as u64)),
+            Kind::Table => assert!(format.table_address(raw, level).is_aligned(format.geometry().table_bytes())),
             Kind::Empty if raw != 0 => assert!(format.annotated(raw) < 1 << S::Format::ANNOTATION_BITS),
             _ => assert!(!may_write || kind == Kind::Leaf),
         }

@@ -37,6 +37,8 @@ pub struct Book {
     pub threads: crate::reorder::Threads,
     /// Turns of waits inside the engine.
     pub relaxed: u32,
+    /// What calls did to pages, for the specification.
+    pub calls: crate::history::History,
     history: Vec<Event>,
     verdict: Option<String>,
 }

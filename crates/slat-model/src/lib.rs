@@ -5,6 +5,7 @@
 pub mod book;
 pub mod format;
 pub mod hardware;
+pub mod history;
 pub mod museum;
 pub mod oracle;
 pub mod plant;
@@ -16,4 +17,5 @@ pub mod stage;
 #[allow(unsafe_code)]
 pub mod tool;
 pub mod word;
+pub mod worker;
 pub mod world;

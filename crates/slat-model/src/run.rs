@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::book::{self, Quiet};
+use crate::history;
 use crate::plant::Plant;
 use crate::quarantine;
 use crate::tool::{Loom, Search, Shuttle, Tool};
@@ -56,6 +57,8 @@ impl Scenario {
     pub fn holds(&self, search: Search) {
         let report = self.run(search, Plant::Nothing);
         println!("{} under {search:?}: {report}", self.name);
+        let explained = history::take_explained();
+        println!("explained|{}|{}|{}", self.name, explained.executions, explained.calls);
         if let Some(found) = report.found {
             panic!("{} under {search:?}, execution {}: {found}", self.name, report.executions);
         }
@@ -122,6 +125,7 @@ fn execution<T: Tool>(body: fn()) {
     quarantine::renew();
     book::begin();
     T::begin(move || guarded(body));
+    history::end();
     if let Some(verdict) = book::verdict() {
         panic!("{verdict}");
     }

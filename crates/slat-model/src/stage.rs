@@ -5,23 +5,24 @@ use std::sync::Arc;
 use slat::addr::{HostAddress, Level};
 use slat::host::{Access, SlotId, VcpuId};
 use slat::vm::{
-    Budget, Config, LogMode, NewSlot, Outcome, Pages, Progress, SlotError, SlotFlags, Teardown, Vcpu, Vm, Worker,
+    Budget, Config, LogMode, Mapping, NewSlot, Outcome, Pages, Progress, SlotError, SlotFlags, Teardown, Vcpu, Vm,
+    Worker,
 };
+use slat_spec::{Fault, Operation};
 
 use crate::book::{self, Event};
 use crate::format::ModelFormat;
 use crate::hardware::{Reached, VCPUS};
+use crate::history;
 use crate::oracle::PageSet;
 use crate::plant::Plant;
 use crate::run::both;
 use crate::tool::Tool;
-use crate::world::{GENERATION, Host, Setup, World, gpa, number_of, page_of, pages};
+pub use crate::worker::ModelWorker;
+use crate::world::{GENERATION, Host, REGION, Setup, World, gpa, number_of, page_of, pages};
 
 /// The VM of a model.
 pub type ModelVm<T> = Vm<Host<T>, ModelFormat>;
-/// A worker of a model.
-pub type ModelWorker<T> = Worker<Arc<ModelVm<T>>>;
-
 /// No more than this, and all of it.
 pub const ALL: Budget = Budget::UNLIMITED;
 /// Reading.
@@ -67,6 +68,9 @@ impl<T: Tool> Stage<T> {
         let stage = Self { world, vm };
         let mut worker = stage.worker();
         worker.create_slot(SLOT, stage.slot(flags, 0)).expect("the first slot");
+        if setup.is_specified() && T::SEES_ALL {
+            history::begin(setup.first..setup.first + setup.count, flags.log == Some(LogMode::Protect));
+        }
         if flags.log.is_some() {
             stage.world.log_begins();
         }
@@ -81,7 +85,7 @@ impl<T: Tool> Stage<T> {
 
     /// A worker.
     pub fn worker(&self) -> ModelWorker<T> {
-        Worker::new(self.vm.clone()).expect("few workers")
+        ModelWorker::new(Worker::new(self.vm.clone()).expect("few workers"))
     }
 
     /// A vCPU and its guest, carrying the tables that one fault can need.
@@ -106,13 +110,26 @@ impl<T: Tool> Stage<T> {
     }
 
     /// Drops the worker and frees the VM, whose other handles are dropped: nothing may be left.
-    pub fn close(self, worker: ModelWorker<T>) {
+    pub fn close(self, mut worker: ModelWorker<T>) {
+        self.look_at_all_pages(&mut worker);
         drop(worker);
         let Ok(vm) = Arc::try_unwrap(self.vm) else { panic!("a handle is left") };
         drop(vm);
         let left = book::with(|book| book.live_tables);
         if left != 0 {
             book::report(format_args!("M3: {left} tables are left"));
+        }
+    }
+
+    /// What the tables say in the end is a part of the history, too.
+    fn look_at_all_pages(&self, worker: &mut ModelWorker<T>) {
+        let Setup { first, count, .. } = self.world.setup;
+        for page in first..first + count {
+            let looked = |seen: &Option<Mapping>, other: u64, _| {
+                let looked = Operation::Looked(seen.map(|mapping| mapping.permissions.write()));
+                (other == page).then_some(looked).into_iter().collect()
+            };
+            history::call(|| worker.lookup(gpa(page)), looked);
         }
     }
 
@@ -297,6 +314,16 @@ pub fn harvest<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>, pages: Pa
     harvest.complete
 }
 
+/// What a fault at `page` did to others: those that one leaf maps with it.
+fn faulted(page: u64, access: Access) -> impl Fn(&Outcome, u64, bool) -> Vec<Operation> {
+    move |&outcome, other, logged| {
+        let (is_here, is_near) = (other == page, other / REGION == page / REGION);
+        let fault = Fault { access, outcome, is_here, logged };
+        let did = fault.operations(|level| if level == Level::PAGE { is_here } else { is_near });
+        did.filter(|operation| is_near || *operation != Operation::Collapsed).collect()
+    }
+}
+
 /// A guest on its vCPU.
 pub struct Guest<T: Tool> {
     world: Arc<World<T>>,
@@ -328,7 +355,7 @@ impl<T: Tool> Guest<T> {
 
     /// One fault.
     pub fn fault(&mut self, page: u64, access: Access) -> Outcome {
-        let outcome = self.vcpu.fault(gpa(page), access);
+        let outcome = history::call(|| self.vcpu.fault(gpa(page), access), faulted(page, access));
         book::note(Event::Fault { vcpu: self.vcpu.id(), page, access, outcome });
         outcome
     }
@@ -338,7 +365,7 @@ impl<T: Tool> Guest<T> {
         let vcpu = self.vcpu.id();
         let mut exit = self.vcpu.exit();
         for &page in pages {
-            let outcome = exit.fault(gpa(page), access);
+            let outcome = history::call(|| exit.fault(gpa(page), access), faulted(page, access));
             book::note(Event::Fault { vcpu, page, access, outcome });
         }
     }

@@ -112,11 +112,14 @@ fn counts(report: &Report) -> Markup {
         h2 { "Counts" }
         table {
             tr { td { "models" } td { (report.models.scenarios.len()) " scenarios, " (report.models.searches) " searches, "
-                (report.models.executions) " executions" } }
+                (report.models.executions) " executions, " (report.models.explained) " of them explained by the specification ("
+                (report.models.explained_calls) " calls on pages)" } }
             @for (preemptions, scenarios) in &report.models.bounds {
                 tr { td { "models" } td { "every interleaving with " (preemptions) " preemptions: " (scenarios.len()) " scenarios"
                     details { summary { "which" } @for scenario in scenarios { (scenario) " " } } } }
             }
+            tr { td { "entry formats" } td { (report.checker.formats.len()) ": "
+                (report.checker.formats.iter().map(String::as_str).collect::<Vec<_>>().join(", ")) } }
             tr { td { "histories explained" } td { (report.histories.vms) " VMs, " (report.histories.calls) " calls on pages" } }
             tr { td { "random operations" } td { (report.soak.seconds / 60) " minutes, " (report.soak.rounds) " VMs, "
                 (report.soak.events) " events checked, " (report.soak.findings) " findings" } }

@@ -58,6 +58,8 @@ pub(super) struct Conflicts {
 pub(super) struct Checker {
     /// For each verdict: the property, traces that deserve it, traces that do not.
     pub(super) verdicts: BTreeMap<String, Verdict>,
+    /// Entry formats whose traces were judged.
+    pub(super) formats: BTreeSet<String>,
     /// Ways to be blind, and how many cases notice each.
     pub(super) blind: BTreeMap<String, u64>,
     /// Damaged traces that both evaluators were given, and how many they found wrong.
@@ -79,6 +81,9 @@ pub(super) struct Models {
     pub(super) bounds: BTreeMap<u64, BTreeSet<String>>,
     pub(super) searches: u64,
     pub(super) executions: u64,
+    /// Executions whose histories the specification explains, and the calls on pages in them.
+    pub(super) explained: u64,
+    pub(super) explained_calls: u64,
 }
 
 #[derive(Default, Serialize)]
@@ -160,7 +165,7 @@ const PROPERTIES: [(&str, &str, &str); 17] = [
     (
         "S1",
         "Map semantics: results and tables are the abstract map's",
-        "histories of threads, page by page; models; fuzzing against the specification",
+        "histories of threads and of models, page by page; fuzzing against the specification",
     ),
     (
         "S2",
@@ -169,10 +174,15 @@ const PROPERTIES: [(&str, &str, &str); 17] = [
     ),
     ("S3", "Permissions never widen by a race", "checker; models' oracle"),
     ("S4", "Dirty completeness: no write is lost", "checker, by all pages that may have been written; models' oracle"),
+    ("S5", "Annotations stay until they are cleared", "checker, by what was declared; models"),
     ("T1", "Break-before-make, one owner, no blind change", "checker; models' book of entries"),
     ("T2", "Nothing returns, is emptied or made before its flush", "checker; models' book of entries"),
     ("T3", "No flush without cause, none wider than its cause", "checker, where a thread is alone"),
-    ("M1", "No use of a freed table by software", "checker, by pointers read; models"),
+    (
+        "M1",
+        "No use of a freed table by software",
+        "checker, by pointers read and the stay that each was read in; models",
+    ),
     ("M2", "None by hardware walkers", "checker, by the may-TLB; models"),
     ("M3", "No leak", "checker; counts after teardown; every allocation refused in turn"),
     ("M4", "What is linked is initialised, and nothing reserved", "checker; loom for orderings"),
@@ -212,7 +222,8 @@ impl Report {
             ["conflicts", ..] => {
                 (self.conflicts.commuting_pairs, self.conflicts.conflict_free) = (number(1), number(2));
             }
-            ["case", _, verdict, property, ..] => {
+            ["case", format, verdict, property, ..] => {
+                self.checker.formats.insert(format.to_owned());
                 let entry = self.checker.verdicts.entry(verdict.to_owned()).or_default();
                 entry.property = property.to_owned();
                 entry.deserved += number(4);
@@ -232,6 +243,10 @@ impl Report {
             }
             ["promela", what, ..] => {
                 self.promela.push(Promela { what: what.to_owned(), states: number(2), errors: number(3) });
+            }
+            ["explained", ..] => {
+                self.models.explained += number(2);
+                self.models.explained_calls += number(3);
             }
             ["finding", finding] => self.findings.push(finding.to_owned()),
             ["allocations", what, _] => *self.allocations.entry(what.to_owned()).or_default() += number(2),
@@ -315,6 +330,7 @@ mod tests {
         report.take("conflicts|10|9");
         report.take("case|arm64|BreakBeforeMake|T1|5|3");
         report.take("case|ept|BreakBeforeMake|T1|2|1");
+        report.take("explained|unlink_walk/cut|120|960");
         report.take("unlink_walk/cut under Bounded(2): 120 executions in 0.10 s");
         report.take("unlink_walk/cut under Random(30): 30 executions in 0.01 s");
         report.take("test result: ok. 3 passed");
@@ -324,6 +340,8 @@ mod tests {
         assert_eq!(report.checker.verdicts["BreakBeforeMake"].deserved, 7);
         assert_eq!((report.models.searches, report.models.executions), (2, 150));
         assert_eq!(report.models.bounds, BTreeMap::from([(2, BTreeSet::from(["unlink_walk/cut".to_owned()]))]));
+        assert_eq!((report.models.explained, report.models.explained_calls), (120, 960));
+        assert_eq!(report.checker.formats.len(), 2);
         let of = |id| report.properties.iter().find(|property| property.id == id).map(|p| (p.cases, p.exhibits));
         assert_eq!((of("T1"), of("S2")), (Some((7, 0)), Some((0, 1))));
         assert!(!report.is_good(), "one survives");

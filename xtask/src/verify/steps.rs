@@ -21,6 +21,8 @@ pub(super) fn run(options: &Options, report: &mut Report) {
     report.step("the checker, histories, conflicts", &mut test(&machine, "verify"));
     report.step("allocations that fail", &mut test(&machine, "allocations"));
     report.step("operations and words by chance", &mut test(&machine, "fuzz"));
+    let parsers = ["test", "--package", "slat-arch", "--package", "slat-cli", "any_"];
+    report.step("command lines and registers by chance", &mut cargo(&[&parsers[..], &shown].concat()));
     report.step("the museum", &mut test(&model, "museum"));
     let mut scenarios = test(&model, "scenarios");
     if let Some(bound) = options.bound {

@@ -8,6 +8,9 @@ use slat::host::{Flush, Hint, Permissions};
 
 use crate::walk::{FaultKind, Memory, Step, Translation, Walker};
 
+/// Bytes of the entries of the largest set: arm64's, 128 pages of 16 KiB (D8.7.1).
+pub(super) const SET_BYTES: u64 = 8 * 128;
+
 /// The rules that one guest's tables are held to.
 #[derive(Clone)]
 pub struct Discipline {

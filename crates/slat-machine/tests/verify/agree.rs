@@ -10,7 +10,9 @@ use crate::subject::{Subject, test_every_subject};
 use crate::traced::{VCPUS, round};
 
 /// Events of a trace that are looked at: the replay asks much of each.
-const MOST: usize = 10_000;
+fn most<S: Subject>() -> usize {
+    if S::is_thorough() { 10_000 } else { 2_500 }
+}
 
 /// What may be done to a trace.
 const DAMAGES: [fn(&mut Vec<Event>, usize) -> bool; 7] =
@@ -118,7 +120,7 @@ fn both_evaluators_agree<S: Subject>() {
     let (mut damaged, mut noticed) = (0, 0);
     for (seed, play) in (0..).zip(Play::all::<S>()) {
         let mut trace = round::<S>(play, seed, 3).trace;
-        trace.truncate(MOST);
+        trace.truncate(most::<S>());
         assert_eq!(agree::<S>(&trace, &format!("{play:?}")), 0);
         let mut dice = Dice(seed);
         for (number, damage) in DAMAGES.into_iter().enumerate() {

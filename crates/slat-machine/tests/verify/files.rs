@@ -111,8 +111,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(0),
         Just(4),
         Just(8),
-        (0u64..4).prop_map(|table| (4 << 30) + (table << 12) | 3),
-        (0u64..4).prop_map(|page| (1 << 40) + (page << 30) | 0x7fd),
+        (0u64..4).prop_map(|table| ((4 << 30) + (table << 12)) | 3),
+        (0u64..4).prop_map(|page| ((1 << 40) + (page << 30)) | 0x7fd),
         any::<u64>(),
     ];
     let range =

@@ -39,7 +39,7 @@ impl<S: Subject> Script<S> {
     }
 
     pub(crate) fn allocate(&mut self) -> Hpa {
-        let bytes = self.format.geometry().table_bytes() as u64;
+        let bytes = self.format.geometry().table_bytes();
         let table = Hpa::new(self.root.get() + bytes * self.tables.next_multiple_of(16));
         self.tables = self.tables.next_multiple_of(16) + 1;
         self.trace.push(Event::Allocated { table, tables: 1 });
@@ -67,7 +67,7 @@ impl<S: Subject> Script<S> {
     /// The table that holds the entries below the word of `level` for `gpa`.
     pub(crate) fn table_below(&mut self, gpa: u64, level: Level) -> Hpa {
         let at = self.entry(gpa, level.below().unwrap());
-        at.align_down(self.format.geometry().table_bytes() as u64)
+        at.align_down(self.format.geometry().table_bytes())
     }
 
     pub(crate) fn word(&self, at: Hpa) -> u64 {

@@ -38,6 +38,7 @@ const EPT: Rules =
 const NPT: Rules = Rules {
     breaks: false,
     is_old: |word| word & (1 | 1 << 9) == 1 << 9,
+    notes: 1 << 11,
     kept: 1 << 10,
     reserved: 1 << 50 | 0b111,
     ..NONE
@@ -82,6 +83,11 @@ pub(crate) trait Subject: 'static {
             vmid: VMID,
             cores: u64::MAX >> (64 - cores),
         }
+    }
+
+    /// Whether it is one of the few that get the long runs.
+    fn is_thorough() -> bool {
+        [Arm::NAME, ArmHd::NAME, ArmContiguous::NAME, X86::NAME].contains(&Self::NAME)
     }
 
     /// Bytes of a page, and of what an entry above the page level covers.
@@ -174,6 +180,7 @@ subjects! {
     sv57x4 = RiscFive: Sv57x4 = Self::Format::new(), riscv::GStage::new(riscv::Mode::Sv57x4), RISCV;
     sv57x4_adu = RiscFiveAdu: Sv57x4Adu = Self::Format::new(), riscv::GStage::of(riscv::Mode::Sv57x4, UPDATING), RISCV;
 }
+#[allow(clippy::single_component_path_imports)] // the macros' way out of this module
 pub(crate) use {test_every_subject, with_every_subject};
 
 /// A hart that sets accessed and dirty flags itself.

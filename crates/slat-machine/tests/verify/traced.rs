@@ -99,7 +99,7 @@ impl Drop for Curtain<'_> {
 /// A guest on its vCPU; every second one serves neighbours' faults along with its own.
 fn guest<S: Subject>(vm: &TracedVm<'_, S>, id: u32, seed: u64, play: Play, over: &AtomicBool) {
     let vcpu = Vcpu::new(vm, VcpuId(id)).unwrap();
-    if id % 2 == 0 {
+    if id.is_multiple_of(2) {
         let runner = Runner::new(vm.host().machine(), VcpuId(id), vm.root().unwrap(), Entry(vcpu));
         acts::<S>(runner, id, seed, play, over);
     } else {
@@ -116,7 +116,7 @@ impl<S: Subject> FaultEntry for Staying<'_, '_, S> {
         Recorder::stay(|| {
             let mut exit = self.0.exit();
             let outcome = Recorder::call(|| exit.fault(gpa, access));
-            for beside in [gpa.get() ^ S::size(PAGE), gpa.get() ^ 2 * S::size(PAGE)].map(Gpa::new) {
+            for beside in [gpa.get() ^ S::size(PAGE), gpa.get() ^ (2 * S::size(PAGE))].map(Gpa::new) {
                 if Recorder::call(|| exit.lookup(beside)).is_none() {
                     let _ = Recorder::call(|| exit.fault(beside, access));
                 }

@@ -179,6 +179,7 @@ fn spawn<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> JoinHa
 
 impl Tool for Loom {
     const NAME: &'static str = "loom";
+    const SEES_ALL: bool = false;
     type Raw = LoomWord;
     type Life = LoomLife;
     type Handle<R: Send + 'static> = JoinHandle<R>;

@@ -15,6 +15,9 @@ use slat::sync::Ordering;
 pub trait Tool: Sized + Send + Sync + 'static {
     /// The tool's name, as tables show it.
     const NAME: &'static str;
+    /// Whether a thread sees all that was done before in time. If not, a call that begins after another has returned may
+    /// not know of it.
+    const SEES_ALL: bool;
     /// A word whose operations are tracked, and may be preceded by a switch.
     type Raw: Raw;
     /// The life of an object: whether its uses happen before its end.

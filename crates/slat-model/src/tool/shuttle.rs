@@ -87,6 +87,7 @@ impl Life for ShuttleLife {
 
 impl Tool for Shuttle {
     const NAME: &'static str = "shuttle";
+    const SEES_ALL: bool = true;
     type Raw = ShuttleWord;
     type Life = ShuttleLife;
     type Handle<R: Send + 'static> = JoinHandle<R>;

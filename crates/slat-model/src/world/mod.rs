@@ -148,6 +148,12 @@ impl Setup {
         Self { overlaps: true, ..self }
     }
 
+    /// Whether the specification speaks of it: not of memory that is replaced while it is mapped, of logs that hardware
+    /// keeps, nor of leaves that are several entries; and pages of the slot have to be those of the guest.
+    pub const fn is_specified(&self) -> bool {
+        self.first == 0 && !matches!(self.backing, Kind::CopyOnWrite) && !self.hardware_dirty && !self.groups
+    }
+
     /// The slot's pages.
     pub fn slot(&self) -> PageSet {
         PageSet::range(self.first, self.first + self.count)

@@ -3,12 +3,9 @@
 use slat::addr::Level;
 
 use super::Checker;
-use crate::checker::discipline::Meaning;
+use crate::checker::discipline::{Meaning, SET_BYTES};
 use crate::checker::frames::Status;
 use crate::checker::may_tlb::Stale;
-
-/// Bytes of the entries of the largest set.
-const MOST: u64 = 8 * slat::format::MOST_MEMBERS as u64;
 
 impl Checker {
     /// The word at `at`, of a table that is or was linked, is this from now on.
@@ -28,11 +25,11 @@ impl Checker {
     /// What other entries' words say, or have said and is cached, that hardware may use for the entry at `at`.
     pub(super) fn lent_by_others(&self, at: u64, level: Level) -> impl Iterator<Item = Meaning> {
         let start = self.address_of(at, level).get();
-        let first = at & !(MOST - 1);
+        let first = at & !(SET_BYTES - 1);
         let is_linked = self.is_linked(at);
-        let current = self.sets.range(first..first + MOST).filter(move |_| is_linked);
+        let current = self.sets.range(first..first + SET_BYTES).filter(move |_| is_linked);
         let current = current.map(|(&other, _)| (other, self.word(other)));
-        let stale = self.tlb.between(first, first + MOST).map(|(other, stale)| (other, stale.value));
+        let stale = self.tlb.between(first, first + SET_BYTES).map(|(other, stale)| (other, stale.value));
         let others = current.chain(stale).filter(move |(other, _)| *other != at);
         others.filter_map(move |(other, word)| {
             let meaning = self.discipline.meaning(word, level);

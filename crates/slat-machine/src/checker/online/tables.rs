@@ -12,8 +12,8 @@ use crate::checker::verdict::Verdict;
 impl Checker {
     pub(super) fn allocated(&mut self, table: Hpa, tables: usize) {
         let words = self.discipline.table_words();
-        let used = self.discipline.tables(table, tables).filter(|&at| !self.frames.allocate(at, words)).count();
-        self.find_if(used > 0, Verdict::DoubleUse);
+        let taken = self.discipline.tables(table, tables).filter(|at| !self.frames.allocate(*at, words)).count();
+        self.find_if(taken > 0, Verdict::DoubleUse);
     }
 
     pub(super) fn rooted(&mut self, root: Hpa, tables: usize) {

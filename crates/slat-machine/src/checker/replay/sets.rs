@@ -1,17 +1,15 @@
 //! Sets of leaves of which hardware may use any for all, out of the history.
 
 use slat::addr::Level;
-use slat::format::MOST_MEMBERS;
 
-use crate::checker::discipline::Meaning;
+use crate::checker::discipline::{Meaning, SET_BYTES};
 use crate::checker::history::{History, Kind, Link};
 
 impl History {
     /// The words of one table that may be of one set with the word at `at`.
     fn neighbours(&self, at: u64) -> impl Iterator<Item = u64> + use<> {
-        let bytes = 8 * MOST_MEMBERS as u64;
-        let first = at & !(bytes - 1);
-        let most = if self.has_sets { bytes } else { 0 };
+        let first = at & !(SET_BYTES - 1);
+        let most = if self.has_sets { SET_BYTES } else { 0 };
         (first..first + most).step_by(8).filter(move |other| *other != at)
     }
 
