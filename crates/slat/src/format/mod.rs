@@ -34,10 +34,11 @@ pub const MOST_MEMBERS: usize = 128;
 /// An entry format of one architecture's second stage, with its run-time configuration (address size, features).
 ///
 /// A format's words have these states: *empty* (the word 0, or an annotation), *locked*, *frozen*, *table* and *leaf*. To
-/// the hardware the first three must be invalid, but for words that are [`held`](Self::held) or
-/// [`frozen`](Self::frozen) with what hardware uses meanwhile, of which `permits` may say what hardware does. Functions that ask one thing of a word ([`is_table`](Self::is_table),
+/// the hardware the first three must be invalid, but for words that are [`held`](Self::held) or [`frozen`](Self::frozen),
+/// with which it goes on meanwhile. Functions that ask one thing of a word ([`is_table`](Self::is_table),
 /// [`permits`](Self::permits), [`is_writable`](Self::is_writable), [`may_write`](Self::may_write)) take any word and say
-/// `false` of one in another state, so that a hot path asks nothing else.
+/// `false` of one in another state, so that a hot path asks nothing else; of a word with which hardware goes on, `permits`
+/// may say what hardware does.
 pub trait Format: Copy + Send + Sync + 'static {
     /// The format's name, as commands take it: lower case, words joined by `-`.
     const NAME: &'static str;

@@ -25,8 +25,8 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// The children say what the leaf said when it was seen; the break is a compare-and-swap from that value, so a
     /// change in between, by hardware or a protection, makes it fail. Where there is no break, hardware has the table from
     /// then on, and software has it after the flush: until then nobody changes what the leaf, which is still cached, says of
-    /// the same memory. No answer of the embedder's is published anew, so
-    /// R4's check is not needed: an invalidation waits at the locked entry and then finds the table.
+    /// the same memory. No answer of the embedder's is published anew, so R4's check is not needed: an invalidation waits
+    /// at the locked entry and then finds the table.
     #[cold]
     pub(crate) fn split(self, position: Position<'s, H>, gpa: Gpa, cache: &mut Cache) -> Split {
         let Some(table) = cache.pop() else { return Split::NoTable };
