@@ -49,7 +49,8 @@ impl Places {
     /// What free frames are filled with: to a guest, a value that it did not write.
     pub const POISON: u64 = 0xdead_beef_feed_dead;
 
-    /// Places for `pages` pages, fewer than `memory` has, of which a block maps `piece`: at first, page *n* lies in frame *n*.
+    /// Places for `pages` pages, fewer than `memory` has, of which a block maps `piece`: at first, page *n* lies in frame
+    /// *n*.
     pub(crate) fn new(memory: &GuestMemory, pages: u64, piece: u64) -> Self {
         assert!(pages < memory.pages(), "at least one frame has to be free");
         let places = Self {

@@ -30,7 +30,8 @@ pub struct Physical {
 }
 
 impl Physical {
-    /// `movable` is how many of the guest's pages have places that change, if they do; a block maps `block_pages` of them.
+    /// `movable` is how many of the guest's pages have places that change, if they do; a block maps `block_pages` of
+    /// them.
     pub(crate) fn new(tables: Arena, guest: GuestMemory, movable: Option<u64>, block_pages: u64) -> Self {
         let places = movable.map(|pages| Places::new(&guest, pages, block_pages));
         Self { tables, guest, places }

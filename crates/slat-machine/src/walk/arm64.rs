@@ -4,8 +4,9 @@
 //! start level and concatenated root tables by VTCR_EL2.{T0SZ, SL0, SL2} (D8.2), output address size by VTCR_EL2.PS, the
 //! access flag and the dirty state with and without hardware management (D8.5), S2AP and XN, by exception level with
 //! FEAT_XNX (D8.4), MemAttr with and without FEAT_S2FWB (D8.6), the order in which faults are reported at one level
-//! (translation, address size, access flag, permission), their codes in a syndrome, shareability, and the Contiguous bit (D8.7.1), which an
-//! implementation may ignore, and this one never does. Not modelled: nT, and the table descriptors' access flag (FEAT_HAFT).
+//! (translation, address size, access flag, permission), their codes in a syndrome, shareability, and the Contiguous bit
+//! (D8.7.1), which an implementation may ignore, and this one never does. Not modelled: nT, and the table descriptors'
+//! access flag (FEAT_HAFT).
 //!
 //! The manual counts levels from the root, -1 or 0 to 3. This crate counts from the leaf: its level 0 is the manual's 3.
 
