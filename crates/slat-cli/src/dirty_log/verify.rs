@@ -54,11 +54,12 @@ impl Copy {
         let writing = Program { order: Order::Random, write_percent: program.write_percent.max(50), ..*program };
         guest.beside(&writing, pass, || {
             for _ in 0..ROUNDS {
-                until_written(manager)?;
+                until_written(manager, PATIENCE)?;
                 take(manager, plan)?;
                 self.named(machine, manager);
             }
-            until_written(manager)
+            // A page can be forgotten only if there is one.
+            until_written(manager, if plan.plant.is_some() { Duration::MAX } else { PATIENCE })
         })?;
         // All vCPUs are out of their faults: the harvest is final once it is complete.
         let mut planted = plan.plant == Some(Plant::SkipPage);
@@ -96,9 +97,9 @@ impl Copy {
 
 /// Waits until the guest has written to a good part of its memory since the last harvest, or for a while: a round in which
 /// nothing was written proves nothing.
-fn until_written<R: VmRef>(manager: &mut Manager<'_, R>) -> Result<(), Failure> {
+fn until_written<R: VmRef>(manager: &mut Manager<'_, R>, patience: Duration) -> Result<(), Failure> {
     let begun = Instant::now();
-    while manager.get()? <= manager.pages_in_all() / 16 && begun.elapsed() < PATIENCE {
+    while manager.get()? <= manager.pages_in_all() / 16 && begun.elapsed() < patience {
         std::thread::sleep(Duration::from_micros(100));
     }
     Ok(())

@@ -61,7 +61,7 @@ impl Machine {
         self.run(request, start..end, start)
     }
 
-    /// The page, or the 2 MiB around it if they lie together. The places may change while they are read: then an
+    /// The page, or the block around it if it lies together. The places may change while they are read: then an
     /// invalidation is open, and the engine does not use what it is told.
     fn translate_movable(&self, request: Request, places: &Places) -> Translation {
         let page_size = self.memory().page_size();

@@ -87,8 +87,9 @@ impl Machine {
         let guest = GuestMemory::with_page_size(config.memory, config.source, 1 << page_shift)?;
         let arena =
             Arena::new(TABLES_BASE, tables, page_shift).map_err(|error| MachineError::Tables { tables, error })?;
+        let block_pages = 1 << (walker.shift(Level::new(1)) - page_shift);
         Ok(Self {
-            physical: Physical::new(arena, guest, config.movable),
+            physical: Physical::new(arena, guest, config.movable, block_pages),
             cores: Cores::new(walker.maintenance(), config.cores),
             walker,
             tlb: config.tlb,

@@ -12,9 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::GuestMemory;
 
-/// Pages in the piece of memory that a block of level 1 maps.
-const PIECE: u64 = 512;
-
 /// Where each page of a guest lies, in frames of the machine's memory.
 #[derive(Debug)]
 pub struct Places {
@@ -23,6 +20,8 @@ pub struct Places {
     lent: Box<[AtomicBool]>,
     /// Frames that are nobody's place, the one that has been free for longest first.
     free: Mutex<VecDeque<u64>>,
+    /// Pages in a piece of memory that a block of level 1 maps.
+    piece: u64,
 }
 
 /// What becomes of a page's contents when it is given another place.
@@ -50,13 +49,15 @@ impl Places {
     /// What free frames are filled with: to a guest, a value that it did not write.
     pub const POISON: u64 = 0xdead_beef_feed_dead;
 
-    /// Places for `pages` pages, fewer than `memory` has: at first, page *n* lies in frame *n*.
-    pub(crate) fn new(memory: &GuestMemory, pages: u64) -> Self {
+    /// Places for `pages` pages, fewer than `memory` has, of which a block maps `piece`: at first, page *n* lies in frame
+    /// *n*.
+    pub(crate) fn new(memory: &GuestMemory, pages: u64, piece: u64) -> Self {
         assert!(pages < memory.pages(), "at least one frame has to be free");
         let places = Self {
             frames: (0..pages).map(AtomicU64::new).collect(),
             lent: (0..memory.pages()).map(|frame| AtomicBool::new(frame < pages)).collect(),
             free: Mutex::new((pages..memory.pages()).collect()),
+            piece,
         };
         (pages..memory.pages()).for_each(|frame| memory.write_page(frame, &memory.page_of(Self::POISON)));
         places
@@ -81,31 +82,35 @@ impl Places {
 
     /// The pages around `page` that a block could map, with the frame of the first; the page alone, if there is none.
     pub(crate) fn run(&self, page: u64) -> (Range<u64>, u64) {
-        let piece = piece_around(page);
-        let first =
-            (piece.end <= self.pages()).then(|| self.frame(piece.start)).filter(|first| first.is_multiple_of(PIECE));
-        match first {
-            Some(first) if piece.clone().all(|page| self.frame(page) == first + page % PIECE) => (piece, first),
+        let piece = self.piece_around(page);
+        let first = (piece.end <= self.pages()).then(|| self.frame(piece.start));
+        match first.filter(|first| first.is_multiple_of(self.piece)) {
+            Some(first) if piece.clone().all(|page| self.frame(page) == first + page % self.piece) => (piece, first),
             _ => (page..page + 1, self.frame(page)),
         }
+    }
+
+    fn piece_around(&self, page: u64) -> Range<u64> {
+        let start = page - page % self.piece;
+        start..start + self.piece
     }
 
     /// Gives each of `pages` another place. Nobody may have access to them: they are unmapped and flushed, and their
     /// invalidation is still open.
     ///
-    /// Whole aligned pieces of 2 MiB move to such pieces, if one is free. The error is that of a frame which was to
+    /// Whole aligned pieces move to such pieces, if one is free. The error is that of a frame which was to
     /// become a place; the pages before it have moved.
     pub fn replace(&self, memory: &GuestMemory, pages: Range<u64>, how: Replacement) -> Result<(), Disturbed> {
         let mut free = self.free.lock().unwrap();
         let mut next = pages.start;
         while next < pages.end {
-            let piece = piece_around(next);
+            let piece = self.piece_around(next);
             let whole = next == piece.start && piece.end <= pages.end;
-            match whole.then(|| take_piece(&mut free)).flatten() {
+            match whole.then(|| self.take_piece(&mut free)).flatten() {
                 Some(first) => {
                     piece
                         .clone()
-                        .try_for_each(|page| self.settle(memory, &mut free, page, first + page % PIECE, how))?;
+                        .try_for_each(|page| self.settle(memory, &mut free, page, first + page % self.piece, how))?;
                     next = piece.end;
                 }
                 None => {
@@ -121,6 +126,16 @@ impl Places {
     /// Whether all free frames are as they were left.
     pub fn check(&self, memory: &GuestMemory) -> Result<(), Disturbed> {
         self.free.lock().unwrap().iter().try_for_each(|&frame| check_frame(memory, frame))
+    }
+
+    /// Takes the first frame of an aligned piece that is all free, and with it the others.
+    fn take_piece(&self, free: &mut VecDeque<u64>) -> Option<u64> {
+        let of_piece =
+            |first, free: &VecDeque<u64>| free.iter().filter(|&&frame| self.piece_around(frame).start == first).count();
+        let is_free = |&first: &u64| first.is_multiple_of(self.piece) && of_piece(first, free) as u64 == self.piece;
+        let first = free.iter().copied().find(is_free)?;
+        free.retain(|&frame| self.piece_around(frame).start != first);
+        Some(first)
     }
 
     fn settle(
@@ -148,20 +163,6 @@ impl Places {
     }
 }
 
-fn piece_around(page: u64) -> Range<u64> {
-    let start = page - page % PIECE;
-    start..start + PIECE
-}
-
-/// Takes the first frame of an aligned piece that is all free, and with it the others.
-fn take_piece(free: &mut VecDeque<u64>) -> Option<u64> {
-    let first = *free.iter().find(|&&frame| {
-        frame.is_multiple_of(PIECE) && free.iter().filter(|&&other| piece_around(other).start == frame).count() == 512
-    })?;
-    free.retain(|&frame| piece_around(frame).start != first);
-    Some(first)
-}
-
 fn check_frame(memory: &GuestMemory, frame: u64) -> Result<(), Disturbed> {
     let mut contents = memory.page_of(0);
     memory.read_page(frame, &mut contents);
@@ -176,6 +177,8 @@ mod tests {
     use super::*;
     use crate::memory::{PAGE_SIZE, Source};
 
+    const PIECE: u64 = 512;
+
     fn memory(pages: u64) -> GuestMemory {
         GuestMemory::new(pages * PAGE_SIZE, Source::Anonymous).unwrap()
     }
@@ -183,7 +186,7 @@ mod tests {
     #[test]
     fn contents_move_along_or_are_lost_and_old_frames_are_poisoned() {
         let memory = memory(6);
-        let places = Places::new(&memory, 4);
+        let places = Places::new(&memory, 4, PIECE);
         memory.store(PAGE_SIZE, 7);
         memory.store(2 * PAGE_SIZE, 8);
         places.replace(&memory, 1..2, Replacement::Move).unwrap();
@@ -201,7 +204,7 @@ mod tests {
     #[test]
     fn writing_to_a_frame_that_was_taken_back_is_found() {
         let memory = memory(4);
-        let places = Places::new(&memory, 2);
+        let places = Places::new(&memory, 2, PIECE);
         places.replace(&memory, 0..1, Replacement::Move).unwrap();
         memory.store(16, 5);
         let disturbed = Disturbed { frame: 0, word: 2, value: 5 };
@@ -213,7 +216,7 @@ mod tests {
     #[test]
     fn pieces_that_lie_together_are_one_run_until_a_page_of_them_moves() {
         let memory = memory(4 * PIECE);
-        let places = Places::new(&memory, 2 * PIECE);
+        let places = Places::new(&memory, 2 * PIECE, PIECE);
         assert_eq!(places.run(700), (512..1024, 512));
         places.replace(&memory, 600..601, Replacement::Move).unwrap();
         assert_eq!(places.run(700), (700..701, 700));
@@ -226,6 +229,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "at least one frame")]
     fn there_is_somewhere_to_move_to() {
-        let _ = Places::new(&memory(2), 2);
+        let _ = Places::new(&memory(2), 2, PIECE);
     }
 }

@@ -31,9 +31,10 @@ pub struct Physical {
 }
 
 impl Physical {
-    /// `movable` is how many of the guest's pages have places that change, if they do.
-    pub(crate) fn new(tables: Arena, guest: GuestMemory, movable: Option<u64>) -> Self {
-        let places = movable.map(|pages| Places::new(&guest, pages));
+    /// `movable` is how many of the guest's pages have places that change, if they do; a block maps `block_pages` of
+    /// them.
+    pub(crate) fn new(tables: Arena, guest: GuestMemory, movable: Option<u64>, block_pages: u64) -> Self {
+        let places = movable.map(|pages| Places::new(&guest, pages, block_pages));
         Self { tables, guest, places }
     }
 
@@ -90,7 +91,7 @@ mod tests {
 
     fn physical() -> Physical {
         let guest = GuestMemory::new(2 * PAGE_SIZE, Source::Anonymous).unwrap();
-        Physical::new(Arena::new(TABLES_BASE, 4, 12).unwrap(), guest, None)
+        Physical::new(Arena::new(TABLES_BASE, 4, 12).unwrap(), guest, None, 512)
     }
 
     #[test]

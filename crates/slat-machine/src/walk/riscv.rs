@@ -4,8 +4,8 @@
 //! those on Svade, Svadu, Svpbmt and Svnapot.
 //!
 //! Modelled: Sv39x4, Sv48x4 and Sv57x4 with the root widened by two bits, leaves at every level, accessed and dirty flags
-//! that fault (Svade) or that the hart sets (Svadu), memory types of Svpbmt or their bits reserved, sets of 64 KiB (Svnapot) or
-//! their bit reserved, and the exceptions that report it. Not modelled: Sv32x4.
+//! that fault (Svade) or that the hart sets (Svadu), memory types of Svpbmt or their bits reserved, sets of
+//! 64 KiB (Svnapot) or their bit reserved, and the exceptions that report it. Not modelled: Sv32x4.
 //!
 //! The manual counts levels from the leaf, as this crate does.
 

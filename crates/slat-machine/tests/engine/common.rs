@@ -1,6 +1,7 @@
 //! A VM on the machine, as all of these tests use it.
 
-use slat::addr::{Gpa, GpaRange, HostAddress};
+use slat::addr::{Gpa, GpaRange, HostAddress, Level};
+use slat::format::Format;
 use slat::host::{SlotId, VcpuId};
 use slat::vm::{
     Budget, Config, LogError, LogMode, NewSlot, Pages, Progress, RangeError, SlotError, SlotFlags, Statistics,
@@ -17,13 +18,27 @@ pub(crate) type TestWorker<'v, 'm> = Worker<&'v TestVm<'m>>;
 
 /// Bytes in a page, and in what a table of pages maps.
 pub(crate) const PAGE_SIZE: u64 = 1 << subject::PAGE_SHIFT;
-pub(crate) const BLOCK: u64 = PAGE_SIZE * PAGE_SIZE / 8;
+pub(crate) const BLOCK: u64 = PAGE_SIZE * BLOCK_PAGES;
+pub(crate) const BLOCK_PAGES: u64 = PAGE_SIZE / 8;
+/// Blocks that a test takes where it may have several: they are of 512 MiB where a page has 64 KiB.
+pub(crate) const BLOCKS: u64 = if PAGE_SIZE > 16 << 10 { 2 } else { 4 };
 /// 256 pages: a mebibyte, where a page has 4 KiB.
 pub(crate) const MIB: u64 = 256 * PAGE_SIZE;
 pub(crate) const LOGGED: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Protect) };
 pub(crate) const LOGGED_BY_HARDWARE: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::Hardware) };
 pub(crate) const LOGGED_INITIALLY_SET: SlotFlags = SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) };
 pub(crate) const UNLOGGED: SlotFlags = SlotFlags { read_only: false, log: None };
+
+/// As many rounds as a test makes of pages of 4 KiB, or fewer where pages take longer to copy, and blocks to fill.
+pub(crate) const fn rounds(of_small_pages: u64) -> u64 {
+    let rounds = of_small_pages * 4096 / PAGE_SIZE;
+    if rounds > 3 { rounds } else { 3 }
+}
+
+/// Pages that one fault maps, where all of them may be mapped: a contiguous group's, if the format has groups.
+pub(crate) fn group() -> u64 {
+    1 << subject::format().group_bits(Level::PAGE)
+}
 
 pub(crate) fn machine(memory: u64, source: Source, cores: u32) -> Machine {
     Machine::new(MachineConfig::new(memory, source, cores), subject::walker()).unwrap()

@@ -19,14 +19,17 @@ use super::common::*;
 use super::dice::{Dice, seeds};
 use super::stage::Stage;
 
-const BASE: u64 = (3 << 30) - 4 * MIB;
+const BASE: u64 = (3 << 30) - 2 * BLOCK;
 const SLOT: SlotId = SlotId(0);
 const VCPUS: u32 = 3;
-const BYTES: u64 = 3 * BLOCK;
+/// Three blocks, unless they are too large to be moved about: then pages alone.
+const BYTES: u64 = if HAS_BLOCKS { 3 * BLOCK } else { 6 * MIB };
+const HAS_BLOCKS: bool = PAGE_SIZE <= 16 << 10;
 const PAGES: u64 = BYTES / PAGE_SIZE;
-const BLOCK_PAGES: u64 = BLOCK / PAGE_SIZE;
-const MEMORY: u64 = 6 * BLOCK;
-const ROUNDS: u64 = 100;
+/// Pages that are taken back together, now and then.
+const PIECE: u64 = if HAS_BLOCKS { BLOCK_PAGES } else { 512 };
+const MEMORY: u64 = 2 * BYTES;
+const ROUNDS: u64 = rounds(100);
 /// What the guests do between two rounds.
 const ACTS: u64 = 100;
 
@@ -116,7 +119,7 @@ fn draw_pages(dice: &mut Dice) -> Range<u64> {
     let (start, count) = match dice.below(4) {
         0 => (dice.below(PAGES), 1),
         1 => (dice.below(PAGES), 1 + dice.below(40)),
-        2 => (dice.below(PAGES / BLOCK_PAGES) * BLOCK_PAGES, BLOCK_PAGES),
+        2 => (dice.below(PAGES / PIECE) * PIECE, PIECE),
         _ => (dice.below(PAGES), 1 + dice.below(PAGES)),
     };
     start..(start + count).min(PAGES)

@@ -17,11 +17,12 @@ fn a_set_is_cached_once_and_dropped_when_a_part_of_it_goes() {
     let machine = machine(4 * MIB, Source::Anonymous, 1);
     let vm = vm_with_memory(&machine, BASE);
     let mut vcpu = vcpu(&vm, 0);
-    (0..32).for_each(|page| vcpu.store(page_gpa(BASE, page), page).unwrap());
-    assert_eq!((vcpu.counts().mapped, vm.statistics().groups, vm.statistics().leaves[0]), (2, 2, 32));
+    let pages = 2 * group();
+    (0..pages).for_each(|page| vcpu.store(page_gpa(BASE, page), page).unwrap());
+    assert_eq!((vcpu.counts().mapped, vm.statistics().groups, vm.statistics().leaves[0]), (2, 2, pages));
     step_over(range(BASE + 5 * PAGE_SIZE, PAGE_SIZE), |part| worker(&vm).unmap(part, Budget::UNLIMITED));
     let before = vcpu.counts();
-    (0..32).for_each(|page| assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(page)));
+    (0..pages).for_each(|page| assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(page)));
     assert_eq!((vcpu.counts() - before).faults, 1, "the page that went");
 }
 
@@ -44,7 +45,7 @@ fn a_guest_sees_its_memory_and_no_write_is_lost_whatever_becomes_of_its_groups()
             });
         }
         let mut worker = worker(&vm);
-        for round in 0..60u64 {
+        for round in 0..rounds(60) {
             let part = range(BASE + round * 17 % PAGES * PAGE_SIZE, 3 * PAGE_SIZE);
             let part = part.intersection(range(BASE, PAGES * PAGE_SIZE)).unwrap();
             step_over(part, |part| worker.unmap(part, Budget::UNLIMITED));
@@ -74,7 +75,7 @@ fn a_copy_by_harvests_of_memory_in_groups_is_complete() {
     let vm = vm_with_memory(&machine, BASE);
     let mut vcpus: Vec<_> = (0..VCPUS).map(|id| vcpu(&vm, id)).collect();
     (0..PAGES).for_each(|page| vcpus[0].store(page_gpa(BASE, page), page).unwrap());
-    assert_eq!(vm.statistics().groups, PAGES / 16);
+    assert_eq!(vm.statistics().groups, PAGES / group());
     let mut worker = worker(&vm);
     set_flags(&mut worker, SLOT, LOGGED_INITIALLY_SET, Budget::UNLIMITED);
     let mut copy = vec![u64::MAX; PAGES as usize];

@@ -51,7 +51,7 @@ engine_with! {
     arm64_4k_bbm2: slat::format::Arm64Bbm2 = Format::new(40).unwrap(), mixing(Format::new(40).unwrap()), 12, 14..16;
     arm64_4k_hd_bbm2: slat::format::Stage2<12, false, false, true, false, true> = Format::new(40).unwrap(), mixing(Format::new(40).unwrap()), 12, 16..17;
     // Here the CPU sets the access flag itself, with sv57x4 both flags.
-    arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40), true).with_forced_write_back(), 12, 5..6;
+    arm64_4k_fwb: slat::format::Arm64Fwb = Format::new(40).unwrap(), under(Format::new(40), true), 12, 5..6;
     arm64_4k_lpa2: slat::format::Arm64Lpa2 = Format::with_levels(52, 5).unwrap(), under(Format::with_levels(52, 5), false), 12, 6..7;
     ept: slat::format::Ept = Format::new(), ept::Ept::new(), 12, 0..2;
     ept_ad: slat::format::EptAd = Format::new(), ept::Ept::of(ept::Processor::default(), true), 12, 10..11;
@@ -63,31 +63,31 @@ engine_with! {
     sv48x4: slat::format::Sv48x4 = Format::new(), riscv::GStage::new(riscv::Mode::Sv48x4), 12, 3..4;
     sv48x4_adu: slat::format::Sv48x4Adu = Format::new(), riscv::GStage::of(riscv::Mode::Sv48x4, updating()), 12, 12..13;
     sv57x4: slat::format::Sv57x4 = Format::new(), riscv::GStage::of(riscv::Mode::Sv57x4, updating()), 12, 4..5;
-}
-
-// Larger pages: the tests that count no blocks.
-engine_with! {
-    [dirty_log invalidate races slots stress teardown]
+    arm64_4k_lpa2_fwb: slat::format::Arm64Lpa2Fwb = Format::new(52).unwrap(), under(Format::new(52), false), 12, 14..15;
     arm64_16k: slat::format::Arm64_16k = Format::new(40).unwrap(), under(Format::new(40), false), 14, 9..10;
-    arm64_16k_lpa2: slat::format::Arm64_16kLpa2 = Format::new(52).unwrap(), under(Format::new(52), false), 14, 10..11;
+    arm64_16k_lpa2_fwb: slat::format::Arm64_16kLpa2Fwb = Format::new(52).unwrap(), under(Format::new(52), false), 14, 10..11;
     arm64_64k: slat::format::Arm64_64k = Format::new(46).unwrap(), under(Format::new(46), false), 16, 11..12;
+    arm64_64k_fwb: slat::format::Arm64_64kFwb = Format::new(52).unwrap(), under(Format::new(52), true), 16, 15..16;
 }
 
-// Contiguous groups: the tests that count neither faults nor answers of the host, and their own.
+// Contiguous groups have tests of their own beside.
 engine_with! {
-    [dirty_log discard groups slots split stress teardown]
-    arm64_4k_contiguous: slat::format::Arm64Contiguous = Format::new(40).unwrap(), arm64::Stage2::new(arm64::Vtcr::for_ipa_bits(40).unwrap()), 12, 0..2;
+    [dirty_log discard groups invalidate populate races slots split stress teardown]
+    arm64_4k_contiguous: slat::format::Arm64Contiguous = Format::new(40).unwrap(), under(Format::new(40), false), 12, 0..2;
     arm64_4k_contiguous_bbm2: slat::format::Stage2<12, false, false, false, true, true> = Format::new(40).unwrap(), mixing(Format::new(40).unwrap()), 12, 2..3;
+    arm64_16k_contiguous: slat::format::Arm64_16kContiguous = Format::new(40).unwrap(), under(Format::new(40), false), 14, 16..17;
+    arm64_64k_contiguous: slat::format::Arm64_64kContiguous = Format::new(46).unwrap(), under(Format::new(46), false), 16, 17..18;
     sv48x4_napot: slat::format::Sv48x4Napot = Format::new(), riscv::GStage::of(riscv::Mode::Sv48x4, riscv::Hart { naturally_aligned_sets: true, ..riscv::Hart::default() }), 12, 13..14;
 }
 
 /// The walker under the format's own value of VTCR_EL2, the CPU setting the access flag itself or not.
-fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool>(
-    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB, HD>, slat::format::Arm64Error>,
+fn under<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>(
+    format: Result<slat::format::Stage2<GRANULE, LPA2, FWB, HD, GROUPS>, slat::format::Arm64Error>,
     manages_access_flag: bool,
 ) -> arm64::Stage2 {
     let vtcr = format.expect("a format").vtcr(6, false, manages_access_flag);
-    arm64::Stage2::new(arm64::Vtcr::decode(vtcr).expect("a register's value"))
+    let walker = arm64::Stage2::new(arm64::Vtcr::decode(vtcr).expect("a register's value"));
+    if FWB { walker.with_forced_write_back() } else { walker }
 }
 
 /// The walker of a CPU with FEAT_BBML2 under the format's own value of VTCR_EL2.

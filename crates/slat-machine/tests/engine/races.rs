@@ -17,6 +17,8 @@ use super::common::*;
 const BASE: u64 = 5 << 30;
 const SLOT: SlotId = SlotId(1);
 const AT: Gpa = Gpa::new(BASE + 7 * PAGE_SIZE);
+/// In the same table, and in no contiguous group with it.
+const BESIDE: Gpa = Gpa::new(BASE + 200 * PAGE_SIZE);
 
 /// The first question to the backing waits here, inside the fault that asks it.
 struct Held {
@@ -87,7 +89,7 @@ fn an_answer_from_before_an_unmapping_is_not_published_after_it() {
         let machine = machine(8 * MIB, Source::Anonymous, 1);
         let vm = vm_with_half(&machine);
         let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
-        vcpu.store(Gpa::new(BASE), 1).unwrap();
+        vcpu.store(BESIDE, 1).unwrap();
         // The memory moves from offset 0 to 4 MiB while the fault asks where it is.
         let held = Held::new(&machine, may_block, |request| page_at(request, 0), |request| page_at(request, 4 * MIB));
         let part = range(AT.get(), PAGE_SIZE);
@@ -104,7 +106,7 @@ fn write_during(change: impl Fn(&mut TestWorker<'_, '_>)) -> [(Result<(), GuestE
         let machine = machine(8 * MIB, Source::Anonymous, 1);
         let vm = vm_with_half(&machine);
         let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
-        vcpu.store(Gpa::new(BASE), 1).unwrap();
+        vcpu.store(BESIDE, 1).unwrap();
         let held = Held::new(&machine, may_block, |request| page_at(request, 0), |request| page_at(request, 0));
         let stored = held.during(|| vcpu.store(AT, 9), || change(&mut worker));
         (stored, machine.memory().load(7 * PAGE_SIZE))
@@ -129,7 +131,7 @@ fn a_write_that_was_on_its_way_when_logging_began_is_logged() {
     let machine = machine(8 * MIB, Source::Anonymous, 1);
     let vm = vm_with_half(&machine);
     let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
-    vcpu.store(Gpa::new(BASE), 1).unwrap();
+    vcpu.store(BESIDE, 1).unwrap();
     let held = Held::new(&machine, false, |request| page_at(request, 0), |request| page_at(request, 0));
     let stored = held.during(|| vcpu.store(AT, 9), || _ = set_flags(&mut worker, SLOT, LOGGED, Budget::UNLIMITED));
     assert_eq!(stored, Ok(()));
@@ -145,7 +147,7 @@ fn a_table_that_a_fault_stands_in_is_not_freed() {
     let machine = machine(8 * MIB, Source::Anonymous, 1);
     let vm = vm_with_half(&machine);
     let (mut vcpu, mut worker) = (vcpu(&vm, 0), worker(&vm));
-    vcpu.store(Gpa::new(BASE), 1).unwrap();
+    vcpu.store(BESIDE, 1).unwrap();
     let tables = machine.tables_now();
     let held = Held::new(&machine, false, |request| page_at(request, 0), |request| page_at(request, 0));
     let stored = held.during(

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use slat::addr::Gpa;
 use slat::format::Format;
 use slat::host::{SlotId, Translation};
-use slat::vm::{Budget, SlotError};
+use slat::vm::{Budget, Pages, SlotError};
 use slat_machine::GuestError;
 use slat_machine::memory::Source;
 
@@ -111,6 +111,46 @@ fn addresses_without_a_slot_and_outside_of_the_address_space_are_told_apart() {
     }
 }
 
+/// The first and the last addresses there are, through all that is done to memory.
+#[test]
+fn memory_at_both_ends_of_the_address_space_is_as_any_other() {
+    const PAGES: u64 = 130;
+    const BYTES: u64 = PAGES * PAGE_SIZE;
+    let machine = machine(2 * BYTES, Source::Anonymous, 1);
+    let vm = vm(&machine);
+    let (mut worker, end) = (worker(&vm), vm.format().geometry().address_space().end().get());
+    let ends = [(SlotId(0), 0), (SlotId(1), end - BYTES)];
+    for (id, base) in ends {
+        worker.create_slot(id, slot(base, BYTES, u64::from(id.0) * BYTES)).unwrap();
+    }
+    let mut vcpu = vcpu(&vm, 0);
+    for (id, base) in ends {
+        let (all, pages) = (range(base, BYTES), Pages { first: 0, count: PAGES });
+        let mut fill = |value| (0..PAGES).for_each(|page| vcpu.store(page_gpa(base, page), value + page).unwrap());
+        fill(1);
+        set_flags(&mut worker, id, LOGGED, Budget::UNLIMITED);
+        fill(2);
+        let mut bitmap = bitmap_for(pages);
+        assert_eq!(harvest(&mut worker, id, pages, &mut bitmap, Budget::entries(7)), Ok(true));
+        assert!((0..PAGES).all(|page| is_set(&bitmap, page)));
+        set_flags(&mut worker, id, UNLOGGED, Budget::UNLIMITED);
+        assert!(worker.write_protect(all, Budget::UNLIMITED).unwrap().is_done());
+        fill(3);
+        assert_eq!(vm.statistics().leaves[0], PAGES);
+        let mut invalidation = worker.invalidate(all).unwrap();
+        while !invalidation.unmap(Budget::entries(9)).is_done() {}
+        drop(invalidation);
+        assert_eq!(vm.statistics().leaves[0], 0);
+        (0..PAGES).for_each(|page| assert_eq!(vcpu.load(page_gpa(base, page)), Ok(3 + page)));
+        delete_slot(&mut worker, id, Budget::entries(11));
+        assert_eq!(vcpu.load(page_gpa(base, 0)), Err(GuestError::NoSlot(Gpa::new(base))));
+    }
+    drop(vcpu);
+    tear_down(&mut worker, Budget::entries(13));
+    drop(worker);
+    assert_nothing_held(vm.statistics(), &machine);
+}
+
 #[test]
 fn what_the_backing_says_is_what_the_guest_gets() {
     let machine = machine(4 * MIB, Source::Anonymous, 1);
@@ -137,7 +177,7 @@ fn what_the_backing_says_is_what_the_guest_gets() {
         count.fetch_add(1, Relaxed);
         Some(Translation::WouldBlock)
     });
-    let other = Gpa::new(KEPT_BASE + 72 * PAGE_SIZE);
+    let other = Gpa::new(KEPT_BASE + 200 * PAGE_SIZE); // in no contiguous group with the first
     vcpu.store(other, 3).unwrap();
     assert!(blocked.load(Relaxed) > 0, "asked inside of the engine first, then outside");
     machine.clear_injections();
