@@ -2,6 +2,7 @@
 //! words do; here is which ones they are, software's bits included.
 
 use super::*;
+use crate::host::Access;
 
 /// An address with a one in every hexadecimal digit, aligned to the largest leaf.
 const AT: u64 = 0x0000_1111_4000_0000;
@@ -38,6 +39,10 @@ fn hold(format: impl Format, expected: impl Fn(&Leaf, Level, [u64; 5]) -> u64) {
         let bits = [permissions.read(), permissions.write(), execute, leaf.may_write, leaf.accessed].map(u64::from);
         let found = format.leaf(leaf, level);
         assert_eq!(found, expected(&leaf, level, bits), "{leaf:?} at {level}: {found:#x}");
+        for access in [Access::Read, Access::Write, Access::Execute] {
+            let allowed = format.permits(format.made_accessed(found, level), level, access);
+            assert!(!allowed || permissions.allow(access), "{access:?} through {leaf:?}, accessed");
+        }
     }
 }
 
