@@ -223,6 +223,7 @@ fn groups_are_as_large_as_the_manuals_say() {
     assert_eq!(bits(&|level| root_of_blocks.group_bits(level)), [4, 0, 0], "the root has none");
     assert_eq!(bits(&|level| Arm64::new(48).unwrap().group_bits(level)), [0; 3]);
     assert_eq!(bits(&|level| Sv48x4Napot::new().group_bits(level)), [4, 0, 0]);
+    assert_eq!(bits(&|level| Fake::new(4).with_groups(2).group_bits(level)), [2, 0, 0]);
     let format = Ept::new();
     let raw = format.leaf(leaves().last().unwrap(), Level::PAGE);
     assert_eq!(bits(&|level| format.group_bits(level)), [0; 3]);
