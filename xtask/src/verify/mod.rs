@@ -43,6 +43,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs the mutants of these groups, or of all, and nothing else. Fails when one survives that nobody has explained.
+pub(crate) fn run_mutants(groups: &[String]) -> ExitCode {
+    let mut report = Report::default();
+    mutants::run(groups, &mut report);
+    report.findings.iter().for_each(|finding| println!("   {finding}"));
+    if report.has_findings() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
 /// Where cargo builds.
 fn target() -> std::path::PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
