@@ -42,6 +42,11 @@ enum Chore {
     Hv(hv::Command),
     /// Runs all that the proof consists of, and writes target/verify/index.html and verify.json
     Verify(verify::Options),
+    /// Runs `cargo mutants` alone, as `verify --mutants` does
+    Mutants {
+        /// Groups of files: shards, slots, reclaim, formats; all unless given
+        groups: Vec<String>,
+    },
     /// Builds the engine without `std`, looks at what it needs from outside, links it and runs it
     NoStd,
 }
@@ -53,6 +58,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Chore::Instructions { json, keep } => instructions::count(json, keep).map(|()| ExitCode::SUCCESS),
         Chore::Hv(command) => hv::run(&command),
         Chore::Verify(options) => verify::run(&options),
+        Chore::Mutants { groups } => Ok(verify::run_mutants(&groups)),
         Chore::NoStd => no_std::check().map(|()| ExitCode::SUCCESS),
     }
 }

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod book;
+pub mod explored;
 pub mod format;
 pub mod hardware;
 pub mod history;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::book::{self, Quiet};
+use crate::explored;
 use crate::history;
 use crate::plant::Plant;
 use crate::quarantine;
@@ -29,15 +30,24 @@ impl Scenario {
         Self { name, preemptions: 2, loom, shuttle }
     }
 
-    /// The scenario, searched with fewer preemptions: three threads that all do much.
+    /// The scenario, searched with fewer preemptions: three threads that all do much. Or with more: what fewer do not show.
     #[must_use]
     pub const fn with_preemptions(self, preemptions: usize) -> Self {
         Self { preemptions, ..self }
     }
 
-    /// The bounded search that tests make of it.
+    /// The most preemptions with which a search of it ends within minutes.
+    pub fn ceiling(&self) -> usize {
+        explored::CEILINGS
+            .iter()
+            .find(|explored| explored.name == self.name)
+            .map_or(self.preemptions, |it| it.preemptions)
+    }
+
+    /// The bounded search that tests make of it: with its own number of preemptions, or as many as are asked for, up to its
+    /// ceiling.
     pub fn bounded(&self) -> Search {
-        Search::bounded(self.preemptions)
+        Search::bounded(self.preemptions, self.ceiling())
     }
 
     /// Looks at the interleavings that `search` asks for.

@@ -1,7 +1,8 @@
 //! Every scenario with nothing planted: it holds.
 //!
-//! loom looks at every interleaving up to the scenario's number of preemptions (`SLAT_MODEL_BOUND` overrides it), shuttle
-//! at `SLAT_MODEL_ITERATIONS` at random and as many by priorities (`SLAT_MODEL_SEED` makes others of them).
+//! loom looks at every interleaving up to the scenario's number of preemptions, or up to `SLAT_MODEL_BOUND` as far as that
+//! ends (`slat_model::explored`); shuttle at `SLAT_MODEL_ITERATIONS` at random and as many by priorities (`SLAT_MODEL_SEED`
+//! makes others of them).
 
 use slat_model::run::Scenario;
 use slat_model::scenario::{

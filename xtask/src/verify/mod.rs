@@ -58,3 +58,11 @@ fn replay(file: &Path) -> anyhow::Result<ExitCode> {
     run_command(cargo(&[&test[..], &name].concat()).env("SLAT_TRACE", file))?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// Runs the mutants of these groups, or of all, and nothing else. Fails when one survives that nobody has explained.
+pub(crate) fn run_mutants(groups: &[String]) -> ExitCode {
+    let mut report = Report::default();
+    mutants::run(groups, &mut report);
+    report.findings.iter().for_each(|finding| println!("   {finding}"));
+    if report.has_findings() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -292,7 +292,12 @@ impl Report {
 
     pub(super) fn is_good(&self) -> bool {
         let survives_nothing = self.museum.planted > 0 && self.museum.planted == self.museum.caught;
-        self.steps.iter().all(|step| step.passed) && self.findings.is_empty() && survives_nothing
+        !self.has_findings() && survives_nothing
+    }
+
+    /// Whether a step failed, or something was found that should not be.
+    pub(super) fn has_findings(&self) -> bool {
+        !self.findings.is_empty() || self.steps.iter().any(|step| !step.passed)
     }
 
     pub(super) fn summary(&self) -> String {

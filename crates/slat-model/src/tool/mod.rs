@@ -78,9 +78,10 @@ pub enum Search {
 }
 
 impl Search {
-    /// The bounded search that tests make: as many preemptions as `SLAT_MODEL_BOUND` says, or `default`.
-    pub fn bounded(default: usize) -> Self {
-        Self::Bounded(from_environment("SLAT_MODEL_BOUND", default))
+    /// The bounded search that tests make: as many preemptions as `SLAT_MODEL_BOUND` says, but no more than `most`, or
+    /// `default`.
+    pub fn bounded(default: usize, most: usize) -> Self {
+        Self::Bounded(from_environment("SLAT_MODEL_BOUND", default).min(most))
     }
 
     /// The random searches that tests make: as many executions as `SLAT_MODEL_ITERATIONS` says, or `default`.

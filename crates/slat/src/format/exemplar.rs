@@ -237,6 +237,10 @@ fn dirty<F: Format>(format: F, raw: u64, level: Level) {
             assert!(!format.is_dirty(kept(&format, clean, level), level), "and nothing else is noted");
         }
         let protected = format.write_protected(written, level);
+        let twice = format.made_writable(protected, level);
+        for kept in [F::write_protected, F::write_revoked] {
+            assert!(format.is_dirty(kept(&format, twice, level), level), "what was noted twice is kept, too");
+        }
         let again = format.made_clean(protected, level);
         assert!(!format.is_dirty(again, level) && !format.is_writable(again, level), "clean, and not writable");
         assert_eq!(format.decode(again, level), Leaf { accessed: true, ..format.decode(protected, level) });

@@ -2,6 +2,7 @@
 //! words do; here is which ones they are, software's bits included.
 
 use super::*;
+use crate::host::Access;
 
 /// An address with a one in every hexadecimal digit, aligned to the largest leaf.
 const AT: u64 = 0x0000_1111_4000_0000;
@@ -38,6 +39,10 @@ fn hold(format: impl Format, expected: impl Fn(&Leaf, Level, [u64; 5]) -> u64) {
         let bits = [permissions.read(), permissions.write(), execute, leaf.may_write, leaf.accessed].map(u64::from);
         let found = format.leaf(leaf, level);
         assert_eq!(found, expected(&leaf, level, bits), "{leaf:?} at {level}: {found:#x}");
+        for access in [Access::Read, Access::Write, Access::Execute] {
+            let allowed = format.permits(format.made_accessed(found, level), level, access);
+            assert!(!allowed || permissions.allow(access), "{access:?} through {leaf:?}, accessed");
+        }
     }
 }
 
@@ -158,4 +163,122 @@ fn g_stage_entries_are_as_the_manual_draws_them() {
     entries::<false>();
     entries::<true>();
     assert_eq!((Sv39x4::LOCKED, Sv39x4::FROZEN), (1 << 5, 1 << 6));
+}
+
+/// Names say what a format has, in the order of its parameters.
+#[test]
+fn every_format_is_named_after_what_it_has() {
+    fn arm64<const GRANULE: u8, const LPA2: bool>() {
+        fn one<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool>() {
+            let size = match GRANULE {
+                12 => "arm64-4k",
+                14 => "arm64-16k",
+                _ => "arm64-64k",
+            };
+            let parts = [(LPA2, "-lpa2"), (FWB, "-fwb"), (HD, "-hd"), (GROUPS, "-contiguous")];
+            let has = parts.into_iter().filter(|(has, _)| *has).map(|(_, name)| name);
+            assert!(
+                core::iter::once(size)
+                    .chain(has)
+                    .flat_map(str::chars)
+                    .eq(Stage2::<GRANULE, LPA2, FWB, HD, GROUPS>::NAME.chars())
+            );
+        }
+        one::<GRANULE, LPA2, false, false, false>();
+        one::<GRANULE, LPA2, false, false, true>();
+        one::<GRANULE, LPA2, false, true, false>();
+        one::<GRANULE, LPA2, false, true, true>();
+        one::<GRANULE, LPA2, true, false, false>();
+        one::<GRANULE, LPA2, true, false, true>();
+        one::<GRANULE, LPA2, true, true, false>();
+        one::<GRANULE, LPA2, true, true, true>();
+    }
+    arm64::<12, false>();
+    arm64::<12, true>();
+    arm64::<14, false>();
+    arm64::<14, true>();
+    arm64::<16, false>();
+    assert_eq!([Ept::NAME, EptAd::NAME, Ept5::NAME, Ept5Ad::NAME], ["ept", "ept-ad", "ept-5", "ept-5-ad"]);
+    assert_eq!([Npt::NAME, NptAd::NAME, Npt5::NAME, Npt5Ad::NAME], ["npt", "npt-ad", "npt-5", "npt-5-ad"]);
+    assert_eq!([Sv39x4::NAME, Sv48x4::NAME, Sv57x4::NAME], ["sv39x4", "sv48x4", "sv57x4"]);
+    assert_eq!([Sv39x4Adu::NAME, Sv48x4Adu::NAME, Sv57x4Adu::NAME], ["sv39x4-svadu", "sv48x4-svadu", "sv57x4-svadu"]);
+    let grouped = [GStage::<3, false, true>::NAME, Sv48x4Napot::NAME, GStage::<5, false, true>::NAME];
+    assert_eq!(grouped, ["sv39x4-svnapot", "sv48x4-svnapot", "sv57x4-svnapot"]);
+    let both = [GStage::<3, true, true>::NAME, GStage::<4, true, true>::NAME, GStage::<5, true, true>::NAME];
+    assert_eq!(both, ["sv39x4-svadu-svnapot", "sv48x4-svadu-svnapot", "sv57x4-svadu-svnapot"]);
+    assert_eq!(Fake::NAME, "fake");
+}
+
+#[test]
+fn groups_are_as_large_as_the_manuals_say() {
+    let bits = |format: &dyn Fn(Level) -> u32| [0, 1, 2].map(|level| format(Level::new(level)));
+    // D8.7.1: 16 with 4 KiB; 128 pages or 32 blocks with 16 KiB; 32 with 64 KiB. None of a GiB each, nor past a region.
+    let four = Arm64Contiguous::new(48).unwrap();
+    let sixteen = Stage2::<14, false, false, false, true>::new(48).unwrap();
+    let sixty_four = Stage2::<16, false, false, false, true>::new(48).unwrap();
+    assert_eq!(bits(&|level| four.group_bits(level)), [4, 4, 0]);
+    assert_eq!(bits(&|level| sixteen.group_bits(level)), [7, 5, 0]);
+    assert_eq!(bits(&|level| sixty_four.group_bits(level)), [5, 0, 0]);
+    let root_of_blocks = Arm64Contiguous::new(32).unwrap();
+    assert_eq!(bits(&|level| root_of_blocks.group_bits(level)), [4, 0, 0], "the root has none");
+    assert_eq!(bits(&|level| Arm64::new(48).unwrap().group_bits(level)), [0; 3]);
+    assert_eq!(bits(&|level| Sv48x4Napot::new().group_bits(level)), [4, 0, 0]);
+    assert_eq!(bits(&|level| Fake::new(4).with_groups(2).group_bits(level)), [2, 0, 0]);
+    let format = Ept::new();
+    let raw = format.leaf(leaves().last().unwrap(), Level::PAGE);
+    assert_eq!(bits(&|level| format.group_bits(level)), [0; 3]);
+    assert!(!format.is_grouped(raw, Level::PAGE));
+    assert_eq!((format.grouped(raw, Level::PAGE), format.ungrouped(raw, Level::PAGE, 3)), (raw, raw));
+}
+
+#[test]
+fn addresses_have_as_many_bits_as_the_manuals_say() {
+    assert_eq!([Arm64::new(40).unwrap().output_bits(), Arm64Lpa2::new(40).unwrap().output_bits()], [48, 52]);
+    assert_eq!([Arm64_16k::new(40).unwrap().output_bits(), Arm64_16kLpa2::new(40).unwrap().output_bits()], [48, 52]);
+    assert_eq!(Arm64_64k::new(40).unwrap().output_bits(), 52);
+    assert_eq!([Ept::new().output_bits(), Npt::new().output_bits(), Sv39x4::new().output_bits()], [52, 52, 56]);
+    let largest = |format: &dyn Fn() -> Geometry| format().largest_leaf().get();
+    assert_eq!(largest(&|| Arm64::new(48).unwrap().geometry()), 2);
+    assert_eq!(largest(&|| Arm64::new(32).unwrap().geometry()), 1, "the root's");
+    assert_eq!(largest(&|| Arm64_16k::new(48).unwrap().geometry()), 1);
+    assert_eq!(largest(&|| Arm64_64k::new(48).unwrap().geometry()), 1);
+    let geometry = Sv48x4::new().geometry();
+    assert_eq!((geometry.address_bits(), geometry.root_entries(), geometry.root_tables()), (50, 2048, 4));
+    assert_eq!(
+        (geometry.entries(), geometry.table_bytes(), geometry.page_size(), geometry.page_shift()),
+        (512, 4096, 4096, 12)
+    );
+    assert_eq!(geometry.address_space().end().get(), 1 << 50);
+    let level = |level| {
+        (geometry.shift(Level::new(level)), geometry.size(Level::new(level)), geometry.pages(Level::new(level)))
+    };
+    assert_eq!([level(0), level(1), level(2)], [(12, 1 << 12, 1), (21, 1 << 21, 512), (30, 1 << 30, 1 << 18)]);
+    let gpa = crate::addr::Gpa::new(0x2_5678_9abc_d123);
+    assert_eq!(geometry.root_index(gpa), 0x4ac);
+    assert_eq!([0, 1, 2].map(|level| geometry.index(gpa, Level::new(level))), [0x1cd, 0xd5, 0x1e2]);
+}
+
+#[test]
+fn hardware_keeps_the_flags_that_a_format_leaves_to_it() {
+    fn keeps(format: impl Format) -> [bool; 2] {
+        [format.hardware_accessed(), format.hardware_dirty()]
+    }
+    assert_eq!([keeps(Arm64::new(40).unwrap()), keeps(Arm64Hd::new(40).unwrap())], [[false; 2], [true; 2]]);
+    assert_eq!([keeps(Ept::new()), keeps(EptAd::new())], [[false; 2], [true; 2]]);
+    assert_eq!([keeps(Npt::new()), keeps(NptAd::new())], [[false; 2], [true; 2]]);
+    assert_eq!([keeps(Sv39x4::new()), keeps(Sv39x4Adu::new())], [[false; 2], [true; 2]]);
+    assert_eq!([keeps(Fake::new(3)), keeps(Fake::new(3).with_hardware_dirty())], [[false; 2], [false, true]]);
+}
+
+#[test]
+fn united_leaves_allow_what_both_do() {
+    for (one, other) in leaves().flat_map(|one| leaves().map(move |other| (one, other))) {
+        let united = one.united(other);
+        assert_eq!(united.permissions, one.permissions.and(other.permissions));
+        assert_eq!(
+            (united.may_write, united.accessed),
+            (one.may_write & other.may_write, one.accessed | other.accessed)
+        );
+        assert_eq!((united.hpa, united.memory), (one.hpa, one.memory));
+    }
 }
