@@ -87,6 +87,15 @@ Never asked.
     }
 
     #[test]
+    fn the_list_can_be_read_and_is_of_the_engine() {
+        let list = std::fs::read_to_string(crate::tools::root().join(crate::verify::mutants::EXPLAINED)).unwrap();
+        for mutant in Explained::read(&list).unwrap().rest() {
+            let (file, _) = mutant.name.split_once(": ").expect("a file and a change");
+            assert!(crate::tools::root().join("crates/slat/src").join(file).is_file(), "{mutant:?}");
+        }
+    }
+
+    #[test]
     fn a_list_that_lacks_something_is_refused() {
         for bad in ["    a.rs: m\n        x\n", "Why.\n    a.rs: m\n", "Why.\n        x\n", "Why.\n  a.rs: m\n"] {
             assert!(Explained::read(bad).is_err(), "{bad}");
