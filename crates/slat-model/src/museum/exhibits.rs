@@ -333,7 +333,13 @@ pub const EXHIBITS: &[Exhibit] = &[
         Both,
         &["L2:"],
     ),
-    exhibit("r7_a_collapse_that_is_everybodys_before_its_flush", sizes::COLLAPSE_UNMAP, NothingHeld, Both, &["S2:"]),
-    exhibit("r7_children_that_are_not_frozen", sizes::COLLAPSE_UNMAP, NothingFrozen, Both, &["S2:"]),
+    exhibit(
+        "r7_a_collapse_that_is_everybodys_before_its_flush",
+        sizes::COLLAPSE_UNMAP,
+        NothingHeld,
+        Both,
+        &["S2:", "R8:"],
+    ),
+    exhibit("r7_children_that_are_not_frozen", sizes::COLLAPSE_UNMAP, NothingFrozen, Both, &["S2:", "R8:"]),
     exhibit("r6_a_log_of_hardwares_that_is_not_flushed", hardware_log::ENABLING, NoFlush, Both, &["S4:"]),
 ];
