@@ -46,7 +46,7 @@ const GROUPS: [Group; 4] = [
 
 /// All but the exemplar, which is a test.
 const FORMATS: [&str; 7] = [
-    "format/arm64.rs",
+    "format/arm64/*.rs",
     "format/ept.rs",
     "format/fake.rs",
     "format/geometry.rs",

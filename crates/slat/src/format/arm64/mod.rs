@@ -2,13 +2,14 @@
 //!
 //! Sources: Arm Architecture Reference Manual (DDI 0487), D8.3 (descriptor formats), D8.4 (stage 2 permissions),
 //! D8.5 (access flag), D8.6 (stage 2 memory attributes), D8.2 (initial lookup level, concatenated tables), D8.7.1 (the
-//! Contiguous bit), D8.17 (break-before-make, and what levels of support for it change), D24.2 (`VTCR_EL2`, `VTTBR_EL2`).
+//! Contiguous bit), D8.17 (break-before-make, and what levels of support for it change).
 //!
 //! Bits 54:53 of a leaf are `XN[1:0]` where there is FEAT_XNX, and XN and RES0 where there is not: the format uses 0b00
 //! (execution at EL1 and EL0) and 0b10 (at neither), which mean the same to both. Where 52 bits of output address take
 //! bits 9:8 (FEAT_LPA2), shareability is that of `VTCR_EL2.SH0`.
 
 mod name;
+mod registers;
 
 use core::fmt;
 
@@ -210,40 +211,6 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
             return error;
         }
         Ok(Self { root: Level::new(levels as u8 - 1), root_bits: (address_bits - below) as u8 })
-    }
-
-    /// The value of `VTCR_EL2`: walks that are write-back and inner shareable, and the output size that both this format
-    /// and the CPU have, which `pa_range` says (`ID_AA64MMFR0_EL1.PARange`). `wide_vmid` is 16 bits of VMID (VS);
-    /// `manages_access_flag` lets the CPU set the access flag itself (HA, of FEAT_HAFDBS), which a format with `HD` does
-    /// anyway.
-    pub const fn vtcr(self, pa_range: u8, wide_vmid: bool, manages_access_flag: bool) -> u64 {
-        let address_bits = self.root_bits as u64 + GRANULE as u64 + Self::STRIDE as u64 * self.root.get() as u64;
-        // The manual counts levels down to 3.
-        let (granule, start) = match (GRANULE, self.root.get()) {
-            (12, 4) => (0b00, 1 << 33),
-            (12, root) => (0b00, (root as u64 - 1) << 6),
-            (14, root) => (0b10, (root as u64) << 6),
-            (_, root) => (0b01, (root as u64) << 6),
-        };
-        let largest = if Self::ADDRESS_BITS == 52 { 6 } else { 5 };
-        let ps = if pa_range < largest { pa_range } else { largest };
-        (64 - address_bits)
-            | start
-            | 0b01 << 8
-            | 0b01 << 10
-            | 0b11 << 12
-            | granule << 14
-            | (ps as u64) << 16
-            | (wide_vmid as u64) << 19
-            | ((manages_access_flag || HD) as u64) << 21
-            | (HD as u64) << 22
-            | 1 << 31
-            | (LPA2 as u64) << 32
-    }
-
-    /// The value of `VTTBR_EL2` for the tables at `root`: VMID in bits 63:48, bits 51:48 of a 52-bit address in 5:2.
-    pub const fn vttbr(self, root: Hpa, vmid: u16) -> u64 {
-        (vmid as u64) << 48 | root.get() & mask(47, 6) | (root.get() >> 48) << 2
     }
 
     /// Whether the one word is a table and the other a leaf whose place it may take without a break (D8.17.2). Not where
