@@ -447,15 +447,25 @@ impl History {
             .any(|(below, _, deeper)| deeper.level < link.level && (start..end).contains(&self.address(below, deeper)))
     }
 
-    /// Who first took away what is cached as `word` of the word at `at`, and when.
+    /// Who first took away what is cached as `word` of the word at `at`, and when. Who locked the entry and gave it back as it
+    /// was has taken nothing.
     pub(super) fn taker_of(&self, at: u64, word: u64) -> Option<(Thread, usize)> {
         let versions = self.words.get(&at)?;
         let table = self.discipline.table_of(at);
         let level = self.last_link(table)?.level;
         let meaning = |version: &Version| self.discipline.meaning(version.value, level);
         let last = versions.iter().rposition(|version| version.value == word)?;
-        let taken =
-            versions[last..].windows(2).find(|pair| self.discipline.takes_away(meaning(&pair[0]), meaning(&pair[1])));
+        let since = &versions[last..];
+        let is_given_back = |index: usize| {
+            let [found, locked, back] = [0, 1, 2].map(|next| since.get(index + next));
+            let [Some(found), Some(locked), Some(back)] = [found, locked, back] else { return false };
+            self.discipline.is_locked(locked.value, level) && (locked.by, found.value) == (back.by, back.value)
+        };
+        let mut taken = since.windows(2).enumerate();
+        let taken = taken.find(|(index, pair)| {
+            self.discipline.takes_away(meaning(&pair[0]), meaning(&pair[1])) && !is_given_back(*index)
+        });
+        let taken = taken.map(|(_, pair)| pair);
         let unlinked = self.phase(table).filter(|phase| phase.kind == Kind::Unlinked);
         taken
             .map(|pair| (pair[1].by, pair[1].from))

@@ -34,6 +34,8 @@ pub struct Checker {
     loaded: Option<usize>,
     /// Who owns the words that are locked, and what they held before.
     owners: HashMap<u64, (Thread, u64)>,
+    /// What was cached of each of them when it was locked, and was nobody's to flush.
+    unowed: HashMap<u64, Vec<u64>>,
     /// Threads inside of the engine.
     inside: BTreeMap<Thread, Inside>,
     /// Guest addresses between the leaves of which each thread inside has taken back a note of software's, or something that
@@ -73,6 +75,7 @@ impl Checker {
             root: Vec::new(),
             loaded: None,
             owners: HashMap::new(),
+            unowed: HashMap::new(),
             inside: BTreeMap::new(),
             noted: BTreeMap::new(),
             sets: BTreeMap::new(),

@@ -168,6 +168,27 @@ fn returned_unflushed<S: Subject>(tally: &mut Tally) {
     }
 }
 
+/// Who locks an entry and gives it back as it was has taken nothing; who took something before owes it still.
+fn given_back_unflushed<S: Subject>(tally: &mut Tally) {
+    for level in [PAGE, BLOCK] {
+        for word in writable::<S>(HERE, level) {
+            let changes =
+                [(S::format().made_old(word, level), true), (S::format().write_protected(word, level), false)];
+            for (changed, is_good) in changes {
+                let (mut script, at, _) = mapped::<S>(word, level);
+                script.note(Event::Called { thread: TWO });
+                script.note(Event::Called { thread: ONE });
+                script.swap(TWO, at, changed);
+                script.lock(ONE, at);
+                script.store(ONE, at, changed);
+                script.note(Event::Returned { thread: ONE });
+                script.note(Event::Returned { thread: TWO });
+                tally.case(Verdict::ReturnedUnflushed, is_good, script);
+            }
+        }
+    }
+}
+
 fn flush_without_cause<S: Subject>(tally: &mut Tally) {
     for level in [PAGE, BLOCK] {
         for word in writable::<S>(HERE, level) {
@@ -533,13 +554,14 @@ fn lost_dirty_page<S: Subject>(tally: &mut Tally) {
 }
 
 pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
-    let cases: [fn(&mut Tally); 31] = [
+    let cases: [fn(&mut Tally); 32] = [
         break_before_make::<S>,
         break_before_make_of_tables::<S>,
         sizes::changes_of_size::<S>,
         changes_in_place::<S>,
         empty_while_cached::<S>,
         returned_unflushed::<S>,
+        given_back_unflushed::<S>,
         flush_without_cause::<S>,
         not_owner::<S>,
         blind_change::<S>,

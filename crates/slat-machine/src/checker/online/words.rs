@@ -59,6 +59,11 @@ impl Checker {
         if matches!(status, Status::Linked | Status::Unlinked(_)) {
             self.note_set(at, change.is);
         }
+        if before == Some((thread, new)) {
+            // Who locked the entry and gives it back as it was has taken nothing.
+            let unowed = self.unowed.remove(&at).unwrap_or_default();
+            self.tlb.owe_at(at, |stale| stale.owed.filter(|_| !unowed.contains(&stale.value)));
+        }
         if status == Status::Linked {
             self.follow(change, before == Some((thread, new)));
             self.check_notes(change, before.map(|(_, word)| word));
@@ -111,6 +116,8 @@ impl Checker {
         let owner = self.owners.remove(&at);
         if self.discipline.is_locked(new, level) {
             self.owners.insert(at, (thread, old));
+            let unowed = self.tlb.at(at).iter().filter(|stale| stale.owed.is_none());
+            self.unowed.insert(at, unowed.map(|stale| stale.value).collect());
         }
         let was_locked = self.discipline.is_locked(old, level);
         match how {
