@@ -32,10 +32,8 @@ pub struct Checker {
     root: Vec<u64>,
     /// When the tree was cut off at its root, as long as cores may have the root loaded.
     loaded: Option<usize>,
-    /// Who owns the words that are locked, and what they held before.
-    owners: HashMap<u64, (Thread, u64)>,
-    /// What was cached of each of them when it was locked, and was nobody's to flush.
-    unowed: HashMap<u64, Vec<u64>>,
+    /// Who owns the words that are locked.
+    owners: HashMap<u64, Owner>,
     /// Threads inside of the engine.
     inside: BTreeMap<Thread, Inside>,
     /// Guest addresses between the leaves of which each thread inside has taken back a note of software's, or something that
@@ -49,6 +47,16 @@ pub struct Checker {
     flushes: HashMap<u64, Begun>,
     now: usize,
     findings: Vec<Finding>,
+}
+
+/// The owner of a locked word.
+#[derive(Clone, Debug)]
+struct Owner {
+    thread: Thread,
+    /// What the word held before.
+    before: u64,
+    /// What was cached of it then, and was nobody's to flush.
+    unowed: Vec<u64>,
 }
 
 /// A change of a word of a table that hardware may walk, or might have.
@@ -75,7 +83,6 @@ impl Checker {
             root: Vec::new(),
             loaded: None,
             owners: HashMap::new(),
-            unowed: HashMap::new(),
             inside: BTreeMap::new(),
             noted: BTreeMap::new(),
             sets: BTreeMap::new(),

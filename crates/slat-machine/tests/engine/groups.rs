@@ -35,15 +35,7 @@ fn a_guest_sees_its_memory_and_no_write_is_lost_whatever_becomes_of_its_groups()
     let stage = Stage::default();
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
-        for id in 0..VCPUS {
-            let mut value = 0;
-            stage.guest(scope, &vm, id, move |vcpu| {
-                value += 1;
-                let pages = || (u64::from(id)..PAGES).step_by(VCPUS as usize * 7);
-                pages().for_each(|page| vcpu.store(page_gpa(BASE, page), value).unwrap());
-                pages().for_each(|page| assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(value)));
-            });
-        }
+        stage.writers(scope, &vm, (BASE, PAGES), (VCPUS, 7));
         let mut worker = worker(&vm);
         for round in 0..rounds(60) {
             let part = range(BASE + round * 17 % PAGES * PAGE_SIZE, 3 * PAGE_SIZE);

@@ -171,15 +171,7 @@ fn a_guest_sees_its_memory_whatever_size_of_leaf_maps_it() {
     let stage = Stage::default();
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
-        for id in 0..VCPUS {
-            let mut value = 0;
-            stage.guest(scope, &vm, id, move |vcpu| {
-                value += 1;
-                let pages = || (u64::from(id)..2 * BLOCK_PAGES).step_by(VCPUS as usize * 31);
-                pages().for_each(|page| vcpu.store(page_gpa(BASE, page), value).unwrap());
-                pages().for_each(|page| assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(value)));
-            });
-        }
+        stage.writers(scope, &vm, (BASE, 2 * BLOCK_PAGES), (VCPUS, 31));
         let mut worker = worker(&vm);
         for _ in 0..rounds(100) {
             set_flags(&mut worker, SLOT, LOGGED, Budget::entries(1));
@@ -227,15 +219,7 @@ fn guests_go_on_while_blocks_are_split_ahead() {
     let stage = Stage::default();
     std::thread::scope(|scope| {
         let _curtain = stage.curtain();
-        for id in 0..VCPUS {
-            let mut value = 0;
-            stage.guest(scope, &vm, id, move |vcpu| {
-                value += 1;
-                let pages = || (u64::from(id)..BLOCKS * BLOCK_PAGES).step_by(VCPUS as usize * BLOCK_PAGES as usize / 14);
-                pages().for_each(|page| vcpu.store(page_gpa(BASE, page), value).unwrap());
-                pages().for_each(|page| assert_eq!(vcpu.load(page_gpa(BASE, page)), Ok(value)));
-            });
-        }
+        stage.writers(scope, &vm, (BASE, BLOCKS * BLOCK_PAGES), (VCPUS, BLOCK_PAGES / 14));
         let mut splitter = worker(&vm);
         let split = scope.spawn({
             let stage = &stage;

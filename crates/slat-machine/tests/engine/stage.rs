@@ -6,7 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use slat_machine::vcpu::RunnerCounts;
 
-use super::common::{TestVcpu, TestVm, vcpu};
+use super::common::{TestVcpu, TestVm, page_gpa, vcpu};
 
 /// What a test and its guests share.
 #[derive(Debug, Default)]
@@ -47,6 +47,26 @@ impl Stage {
             }
             vcpu.counts()
         })
+    }
+
+    /// Starts `vcpus` guests, each of which writes to every `stride`th of its own pages below `end`, and reads what it
+    /// wrote, until the play is over.
+    pub(crate) fn writers<'scope, 'm: 'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        vm: &'scope TestVm<'m>,
+        (base, end): (u64, u64),
+        (vcpus, stride): (u32, u64),
+    ) {
+        for id in 0..vcpus {
+            let mut value = 0;
+            self.guest(scope, vm, id, move |vcpu| {
+                value += 1;
+                let pages = || (u64::from(id)..end).step_by(vcpus as usize * stride as usize);
+                pages().for_each(|page| vcpu.store(page_gpa(base, page), value).unwrap());
+                pages().for_each(|page| assert_eq!(vcpu.load(page_gpa(base, page)), Ok(value)));
+            });
+        }
     }
 
     pub(crate) fn goes_on(&self) -> bool {

@@ -77,14 +77,14 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
             Change::Overlap => position.entry().hold(raw, format.held(linked, level)),
             Change::Free | Change::Flush | Change::Break => position.entry().break_valid::<F>(raw),
         };
+        let broken = broken.ok()?;
         let span = self.span(gpa, level);
         match change {
-            _ if broken.is_err() => {}
             Change::Free => {}
             Change::Overlap => gather.table(span),
             Change::Flush | Change::Break => gather.leaf(span, level),
         }
-        broken.ok()
+        Some(broken)
     }
 
     /// Gives a child back that was not linked.

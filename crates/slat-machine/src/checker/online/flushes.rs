@@ -79,9 +79,9 @@ impl Checker {
         self.inside.remove(&thread);
         let unflushed = self.tlb.forgive(thread);
         self.find_if(unflushed, Verdict::ReturnedUnflushed);
-        let owns = self.owners.values().any(|(owner, _)| *owner == thread);
+        let owns = self.owners.values().any(|owner| owner.thread == thread);
         self.find_if(owns, Verdict::LeftLocked);
-        self.owners.retain(|_, (owner, _)| *owner != thread);
+        self.owners.retain(|_, owner| owner.thread != thread);
     }
 
     pub(super) fn quiet(&mut self) {

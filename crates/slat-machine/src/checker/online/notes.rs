@@ -74,7 +74,7 @@ impl Checker {
             Some((above, level))
         };
         std::iter::successors(above(at), |(at, _)| above(*at)).all(|(at, level)| {
-            let word = self.owners.get(&at).map_or(self.word(at), |(_, before)| *before);
+            let word = self.owners.get(&at).map_or(self.word(at), |owner| owner.before);
             self.discipline.is_frozen(word, level) || self.is_marked(word, level)
         })
     }

@@ -3,7 +3,7 @@
 use slat::addr::{Hpa, Level};
 
 use super::stays::Pointer;
-use super::{Change, Checker};
+use super::{Change, Checker, Owner};
 use crate::checker::discipline::{Class, Meaning};
 use crate::checker::event::{How, Thread};
 use crate::checker::frames::Status;
@@ -43,7 +43,8 @@ impl Checker {
         self.recycle(thread, at, old, how);
         let Some(frame) = self.frames.get(table) else { return };
         let (status, level) = (frame.status, frame.level);
-        let before = self.owners.get(&at).copied();
+        let owner = self.owners.get(&at).cloned();
+        let is_back = owner.as_ref().is_some_and(|owner| (owner.thread, owner.before) == (thread, new));
         let meaning = |word| self.discipline.meaning(word, level);
         let change = Change { thread, at, how, old, new, level, was: meaning(old), is: meaning(new) };
         if matches!(status, Status::Linked | Status::Unlinked(_)) {
@@ -59,14 +60,13 @@ impl Checker {
         if matches!(status, Status::Linked | Status::Unlinked(_)) {
             self.note_set(at, change.is);
         }
-        if before == Some((thread, new)) {
+        if let Some(owner) = owner.as_ref().filter(|_| is_back) {
             // Who locked the entry and gives it back as it was has taken nothing.
-            let unowed = self.unowed.remove(&at).unwrap_or_default();
-            self.tlb.owe_at(at, |stale| stale.owed.filter(|_| !unowed.contains(&stale.value)));
+            self.tlb.owe_at(at, |stale| stale.owed.filter(|_| !owner.unowed.contains(&stale.value)));
         }
         if status == Status::Linked {
-            self.follow(change, before == Some((thread, new)));
-            self.check_notes(change, before.map(|(_, word)| word));
+            self.follow(change, is_back);
+            self.check_notes(change, owner.map(|owner| owner.before));
         }
     }
 
@@ -115,9 +115,9 @@ impl Checker {
         let Change { thread, at, how, old, new, level, .. } = change;
         let owner = self.owners.remove(&at);
         if self.discipline.is_locked(new, level) {
-            self.owners.insert(at, (thread, old));
             let unowed = self.tlb.at(at).iter().filter(|stale| stale.owed.is_none());
-            self.unowed.insert(at, unowed.map(|stale| stale.value).collect());
+            let unowed = unowed.map(|stale| stale.value).collect();
+            self.owners.insert(at, Owner { thread, before: old, unowed });
         }
         let was_locked = self.discipline.is_locked(old, level);
         match how {
@@ -125,11 +125,11 @@ impl Checker {
             How::Exchange if status == Status::Linked => self.find(Verdict::BlindChange),
             How::Exchange => self.find_if(self.is_cached(self.discipline.table_of(at)), Verdict::FreedWhileWalked),
             How::Store if was_locked => {
-                self.find_if(owner.is_none_or(|(owner, _)| owner != thread), Verdict::NotOwner);
+                self.find_if(owner.is_none_or(|owner| owner.thread != thread), Verdict::NotOwner);
             }
             How::Store if self.discipline.is_frozen(old, level) => {
                 let above = self.frames.get(self.discipline.table_of(at)).map_or(0, |frame| frame.above);
-                let owns = self.owners.get(&above).is_some_and(|(owner, _)| *owner == thread);
+                let owns = self.owners.get(&above).is_some_and(|owner| owner.thread == thread);
                 self.find_if(!owns, Verdict::NotOwner);
             }
             How::Store => self.find(Verdict::NotOwner),
