@@ -207,7 +207,7 @@ fn any_word<S: Subject>(raw: u64) {
                 assert_eq!(format.change(word, word, level), Change::Free);
             }
             Kind::Table => assert!(format.table_address(raw, level).is_aligned(format.geometry().table_bytes())),
-            Kind::Empty if raw != 0 => assert!(format.annotated(raw) < 1 << S::Format::ANNOTATION_BITS),
+            Kind::Empty if raw != 0 => assert!(S::Format::ANNOTATION.read(raw) < 1 << S::Format::ANNOTATION.bits),
             _ => assert!(!may_write || kind == Kind::Leaf || format.overlaps()),
         }
     }

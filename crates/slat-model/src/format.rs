@@ -1,7 +1,7 @@
 //! The fake format, with bugs to plant, and words at the wrong level reported rather than panicked about.
 
 use slat::addr::{Hpa, Level};
-use slat::format::{Change, Fake, Format, Geometry, Kind, Leaf};
+use slat::format::{AnnotationField, Change, Fake, Format, Geometry, Kind, Leaf};
 use slat::host::{Access, Trust};
 
 use crate::book;
@@ -60,7 +60,8 @@ impl Format for ModelFormat {
     const TRUST: Trust<Self> = unsafe { Trust::new() };
     const LOCKED: u64 = Fake::LOCKED;
     const FROZEN: u64 = Fake::FROZEN;
-    const ANNOTATION_BITS: u32 = Fake::ANNOTATION_BITS;
+    const ANNOTATION: AnnotationField = Fake::ANNOTATION;
+    const KEPT: u64 = Fake::KEPT;
     const SHARDS: usize = Fake::SHARDS;
     const REMEMBERED: usize = Fake::REMEMBERED;
 
@@ -91,20 +92,8 @@ impl Format for ModelFormat {
         self.0.kind(raw, level)
     }
 
-    fn annotation(&self, annotation: u64) -> u64 {
-        self.0.annotation(annotation)
-    }
-
-    fn annotated(&self, raw: u64) -> u64 {
-        self.0.annotated(raw)
-    }
-
-    fn kept(&self, raw: u64, level: Level) -> u64 {
-        self.0.kept(raw, level)
-    }
-
-    fn is_kept(&self, raw: u64, level: Level) -> bool {
-        !Plant::NoteForgotten.is_planted() && self.0.is_kept(raw, level)
+    fn is_kept(&self, raw: u64) -> bool {
+        !Plant::NoteForgotten.is_planted() && self.0.is_kept(raw)
     }
 
     fn table(&self, table: Hpa, level: Level) -> u64 {

@@ -123,7 +123,7 @@ fn a_shortage_of_tables_is_reported_and_the_call_can_be_repeated() {
 #[test]
 fn bad_annotations_are_refused_with_a_reason() {
     let (_vm, mut worker, mut vcpu) = vm_with_slot(BASE, BLOCK);
-    let bits = Arm64::ANNOTATION_BITS;
+    let bits = Arm64::ANNOTATION.bits;
     let refused = worker.annotate(range(BASE, PAGE), 1 << bits, ALL);
     assert_eq!(refused, Err(AnnotateError::TooLarge { bits }));
     assert!(refused.unwrap_err().to_string().contains(&bits.to_string()));

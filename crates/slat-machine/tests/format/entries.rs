@@ -134,7 +134,7 @@ pub(super) fn words_that_are_held_or_frozen_are_to_the_hardware_what_they_were<P
         |marked, raw, level| assert_eq!(walker.resolve(marked, level), unmarked(walker.resolve(raw, level), marked));
     for level in leaf_levels(format).filter(|&level| level > Level::PAGE) {
         let table = format.table(Hpa::new(0x7f40_1234_0000), level);
-        [table, format.kept(table, level)].into_iter().for_each(|raw| same(format.held(raw, level), raw, level));
+        [table, table | P::Format::KEPT].into_iter().for_each(|raw| same(format.held(raw, level), raw, level));
         for leaf in leaves(0x4000_0000) {
             let raw = format.leaf(leaf, level);
             if format.change(table, raw, level) == Change::Overlap {
@@ -162,7 +162,7 @@ pub(super) fn a_table_restricts_nothing_below_it_and_notes_of_software_change_no
     for level in levels(format).filter(|&level| level > Level::PAGE) {
         let raw = format.table(table, level);
         assert_eq!(walker.resolve(raw, level), expected);
-        assert_eq!(walker.resolve(format.kept(raw, level), level), expected);
+        assert_eq!(walker.resolve(raw | P::Format::KEPT, level), expected);
     }
 }
 
@@ -177,13 +177,13 @@ pub(super) fn states_of_software_are_invalid_to_the_hardware_at_every_level<P: P
 
 pub(super) fn the_hardware_never_takes_an_annotation_for_an_entry<P: Pair>() {
     let (format, walker) = P::both();
-    let most = (1 << P::Format::ANNOTATION_BITS) - 1;
-    let each_bit = (0..P::Format::ANNOTATION_BITS).map(|bit| 1 << bit);
+    let most = (1 << P::Format::ANNOTATION.bits) - 1;
+    let each_bit = (0..P::Format::ANNOTATION.bits).map(|bit| 1 << bit);
     for annotation in [0, most, 0x1234_5678_9abc_def0 & most].into_iter().chain(each_bit) {
-        let word = format.annotation(annotation);
+        let word = P::Format::ANNOTATION.word(annotation);
         for level in levels(format) {
             assert_eq!(walker.resolve(word, level), Step::Fault(FaultKind::Translation));
-            assert_eq!((format.kind(word, level), format.annotated(word)), (Kind::Empty, annotation));
+            assert_eq!((format.kind(word, level), P::Format::ANNOTATION.read(word)), (Kind::Empty, annotation));
         }
     }
 }
@@ -204,7 +204,7 @@ fn nothing_that_the_engine_writes_lets_a_guest_see_a_violation() {
             assert!(changed.into_iter().chain([raw]).all(|raw| !ept::Ept::is_convertible(raw)), "{raw:#x}");
         }
     }
-    for raw in [Ept::LOCKED, Ept::FROZEN, format.annotation(7)] {
+    for raw in [Ept::LOCKED, Ept::FROZEN, Ept::ANNOTATION.word(7)] {
         assert!(!ept::Ept::is_convertible(raw));
     }
     assert!(ept::Ept::is_convertible(0));

@@ -196,7 +196,7 @@ impl<'v, 'm, S: Subject> Hand<'v, 'm, S> {
         while let Some(next) = Recorder::call(|| self.worker.annotate(rest, annotation, budget)).unwrap().next {
             rest = rest.from(next);
         }
-        self.note(Event::Annotated { range: part, word: S::format().annotation(annotation) });
+        self.note(Event::Annotated { range: part, word: S::Format::ANNOTATION.word(annotation) });
     }
 
     fn clear_notes(&mut self, part: GpaRange, budget: Budget) {

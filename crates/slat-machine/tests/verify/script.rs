@@ -107,7 +107,7 @@ impl<S: Subject> Script<S> {
         let mut above = self.format.geometry().root_level();
         while above > level {
             let at = self.entry(gpa, above);
-            self.swap(ONE, at, self.format.kept(self.word(at), above));
+            self.swap(ONE, at, self.word(at) | S::Format::KEPT);
             above = above.below().unwrap();
         }
     }

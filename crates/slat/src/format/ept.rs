@@ -14,7 +14,7 @@
 //! was ever changed suppresses virtualization exceptions; the zero word cannot, so that the control "EPT-violation #VE"
 //! has to be 0 where the guest must not learn of what was never mapped.
 
-use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -48,11 +48,6 @@ const SUPPRESS_VE: u64 = 1 << 63;
 const WRITE_COMBINING: u64 = 1;
 const UNCACHEABLE: u64 = 0;
 const WRITE_BACK: u64 = 6;
-
-/// Entries without permissions: all other bits are ignored.
-const ANNOTATED: u64 = SUPPRESS_VE | 1 << 5;
-const ANNOTATION_SHIFT: u32 = 12;
-const ANNOTATION: u64 = ADDRESS;
 
 /// x86 EPT with `LEVELS` levels; `AD` if the processor keeps accessed and dirty flags (bit 6 of the EPTP).
 ///
@@ -98,7 +93,9 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = SUPPRESS_VE | 1 << 3;
     const FROZEN: u64 = SUPPRESS_VE | 1 << 4;
-    const ANNOTATION_BITS: u32 = 40;
+    /// Entries without permissions: all other bits are ignored, but for the suppression of #VE.
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 40, mark: SUPPRESS_VE | 1 << 5 };
+    const KEPT: u64 = KEPT;
 
     #[inline(always)]
     fn geometry(&self) -> Geometry {
@@ -127,26 +124,6 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
     #[inline(always)]
     fn is_table(&self, raw: u64, _level: Level) -> bool {
         raw & (READ | SOFTWARE_LEAF) == READ
-    }
-
-    #[inline(always)]
-    fn annotation(&self, annotation: u64) -> u64 {
-        (annotation << ANNOTATION_SHIFT) & ANNOTATION | ANNOTATED
-    }
-
-    #[inline(always)]
-    fn annotated(&self, raw: u64) -> u64 {
-        (raw & ANNOTATION) >> ANNOTATION_SHIFT
-    }
-
-    #[inline(always)]
-    fn kept(&self, raw: u64, _level: Level) -> u64 {
-        raw | KEPT
-    }
-
-    #[inline(always)]
-    fn is_kept(&self, raw: u64, _level: Level) -> bool {
-        raw & KEPT != 0
     }
 
     #[inline(always)]
@@ -314,15 +291,16 @@ const _: () = {
 
 // The invalid states have no permission, are distinct, and are no leaves that may be written.
 const _: () = {
-    let states = [Ept::LOCKED, Ept::FROZEN, ANNOTATED];
+    let states = [Ept::LOCKED, Ept::FROZEN, Ept::ANNOTATION.mark];
     let mut i = 0;
     while i < states.len() {
         assert!(states[i] & (PERMISSIONS | EXECUTE_USER | SOFTWARE_LEAF | MAY_WRITE) == 0);
         assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
         i += 1;
     }
-    assert!(ANNOTATION & (PERMISSIONS | EXECUTE_USER | SOFTWARE_LEAF | MAY_WRITE | ANNOTATED) == 0);
-    assert!(ANNOTATION >> ANNOTATION_SHIFT == (1 << Ept::ANNOTATION_BITS) - 1);
+    assert!(
+        Ept::ANNOTATION.mask() & (PERMISSIONS | EXECUTE_USER | SOFTWARE_LEAF | MAY_WRITE | Ept::ANNOTATION.mark) == 0
+    );
 };
 
 // Walks of four and five entries, of 48 and 57 bits.

@@ -36,10 +36,10 @@ pub fn check<F: Format>(format: F, frames: &[u64]) {
 
 fn annotations<F: Format>(format: F) {
     for annotation in [0, 1, 0x5555_5555_5555_5555, u64::MAX] {
-        let annotation = annotation & ((1 << F::ANNOTATION_BITS) - 1);
-        let raw = format.annotation(annotation);
+        let annotation = annotation & ((1 << F::ANNOTATION.bits) - 1);
+        let raw = F::ANNOTATION.word(annotation);
         assert_ne!(raw, 0, "an annotation is not the zero word");
-        assert_eq!(format.annotated(raw), annotation, "an annotation comes back");
+        assert_eq!(F::ANNOTATION.read(raw), annotation, "an annotation comes back");
         for number in 0..=format.geometry().root_level().get() {
             let level = Level::new(number);
             assert_eq!(format.kind(raw, level), Kind::Empty, "an annotated entry is empty");
@@ -63,12 +63,11 @@ fn table<F: Format>(format: F, hpa: Hpa, level: Level) {
     let raw = format.table(hpa, level);
     assert_eq!(format.kind(raw, level), Kind::Table, "a table entry is one");
     assert_eq!(format.table_address(raw, level), hpa, "a table's address comes back");
-    assert!(!format.is_kept(raw, level), "a new table holds no annotations");
+    assert!(!format.is_kept(raw), "a new table holds no annotations");
     no_leaf(format, raw, level);
-    let kept = format.kept(raw, level);
-    assert!(format.is_kept(kept, level) && format.kind(kept, level) == Kind::Table, "the bit changes nothing else");
+    let kept = raw | F::KEPT;
+    assert!(format.is_kept(kept) && format.kind(kept, level) == Kind::Table, "the bit changes nothing else");
     assert_eq!(format.table_address(kept, level), hpa, "the bit changes nothing else");
-    assert_eq!(format.kept(kept, level), kept, "the bit is set once");
     no_leaf(format, kept, level);
     if format.overlaps() {
         [raw, kept].into_iter().for_each(|raw| is_owned(format, format.held(raw, level), level, Kind::Locked));

@@ -1,7 +1,7 @@
 //! A format that no hardware has, for model checking: tables of four entries, and bits that are shifted by the level,
 //! so that an entry used at the wrong level breaks at once.
 
-use super::{Change, Format, Geometry, Kind, Leaf};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -23,15 +23,12 @@ const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
 const DIRTY: u64 = 1 << 8;
 /// In a leaf: a member of a group. Its address is that of the group, the same in all members.
 const GROUPED: u64 = 1 << 9;
-/// In a table entry: annotations lie below.
-const KEPT: u64 = 1 << 1;
+/// In a table entry of any level: annotations lie below.
+const KEPT: u64 = 1 << 62;
 /// One thread's, and in use by hardware: held, or, below an entry that is, frozen.
 const HELD: u64 = 1 << 10;
 const STILL: u64 = 1 << 11;
 const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
-
-const ANNOTATED: u64 = 1 << 5;
-const ANNOTATION_SHIFT: u32 = 12;
 
 /// The fake format: 4 KiB pages, four entries a table, two to four levels, every level's leaves allowed below the root.
 ///
@@ -106,7 +103,8 @@ impl Format for Fake {
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 2 | 1 << 4;
-    const ANNOTATION_BITS: u32 = 16;
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 16, mark: 1 << 5 };
+    const KEPT: u64 = KEPT;
     const SHARDS: usize = 2;
     const REMEMBERED: usize = 2;
 
@@ -129,22 +127,6 @@ impl Format for Fake {
             _ if Self::body(raw, level) & LEAF != 0 => Kind::Leaf,
             _ => Kind::Table,
         }
-    }
-
-    fn annotation(&self, annotation: u64) -> u64 {
-        (annotation & 0xffff) << ANNOTATION_SHIFT | ANNOTATED
-    }
-
-    fn annotated(&self, raw: u64) -> u64 {
-        raw >> ANNOTATION_SHIFT
-    }
-
-    fn kept(&self, raw: u64, level: Level) -> u64 {
-        Self::word(Self::body(raw, level) | KEPT, level)
-    }
-
-    fn is_kept(&self, raw: u64, level: Level) -> bool {
-        Self::body(raw, level) & KEPT != 0
     }
 
     fn table(&self, table: Hpa, level: Level) -> u64 {

@@ -50,8 +50,10 @@ pub trait Format: Copy + Send + Sync + 'static {
     const FROZEN: u64;
     /// Into how many counters the regions of invalidations are folded; a power of two.
     const SHARDS: usize = 64;
-    /// Bits that an annotation can have.
-    const ANNOTATION_BITS: u32;
+    /// Where an empty word carries an annotation. The word is invalid to the hardware.
+    const ANNOTATION: AnnotationField;
+    /// The software bit of [`Kind::Table`] words that says that annotations lie below.
+    const KEPT: u64;
     /// How many of its last events each shard remembers, so that a fault retries on overlap only; a power of two.
     const REMEMBERED: usize = 16;
 
@@ -70,18 +72,11 @@ pub trait Format: Copy + Send + Sync + 'static {
         self.kind(raw, level) == Kind::Table
     }
 
-    /// The empty entry that carries `annotation`, of at most [`ANNOTATION_BITS`](Self::ANNOTATION_BITS) bits. Not 0,
-    /// whatever the annotation.
-    fn annotation(&self, annotation: u64) -> u64;
-
-    /// The annotation that a [`Kind::Empty`] word other than 0 carries.
-    fn annotated(&self, raw: u64) -> u64;
-
-    /// The [`Kind::Table`] word with the software bit that says that annotations lie below.
-    fn kept(&self, raw: u64, level: Level) -> u64;
-
     /// Whether a [`Kind::Table`] word says that annotations lie below.
-    fn is_kept(&self, raw: u64, level: Level) -> bool;
+    #[inline(always)]
+    fn is_kept(&self, raw: u64) -> bool {
+        raw & Self::KEPT != 0
+    }
 
     /// The entry that points to the table at `table`, from `level` (never the page level).
     fn table(&self, table: Hpa, level: Level) -> u64;
@@ -204,6 +199,36 @@ pub trait Format: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn frozen(&self, _raw: u64, _level: Level) -> u64 {
         Self::FROZEN
+    }
+}
+
+/// Where the empty words of a format carry an annotation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AnnotationField {
+    /// The lowest bit of the annotation.
+    pub shift: u32,
+    /// Bits that an annotation can have, fewer than 64.
+    pub bits: u32,
+    /// What the word has beside: not 0, so that an annotation of 0 is not the zero word.
+    pub mark: u64,
+}
+
+impl AnnotationField {
+    /// The bits that the annotation takes.
+    pub const fn mask(self) -> u64 {
+        ((1 << self.bits) - 1) << self.shift
+    }
+
+    /// The empty word that carries `annotation`, of which bits that the field lacks are left out. Not 0.
+    #[inline(always)]
+    pub const fn word(self, annotation: u64) -> u64 {
+        (annotation << self.shift) & self.mask() | self.mark
+    }
+
+    /// The annotation that a [`Kind::Empty`] word other than 0 carries.
+    #[inline(always)]
+    pub const fn read(self, raw: u64) -> u64 {
+        (raw & self.mask()) >> self.shift
     }
 }
 

@@ -8,7 +8,7 @@
 //! the entries that every host has as they are after reset, 0 (write-back), 2 (uncached, weakened to write combining by a
 //! guest or an MTRR that says so) and 3 (uncacheable).
 
-use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -31,11 +31,6 @@ const MAY_WRITE: u64 = 1 << 11;
 const READABLE: u64 = 1 << 52;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
-/// Entries that are not present: all other bits are software's.
-const ANNOTATED: u64 = 1 << 6;
-const ANNOTATION_SHIFT: u32 = 12;
-const ANNOTATION: u64 = ADDRESS;
 
 /// The VMCB's control for nested paging (offset 090h): `NP_ENABLE`. The host runs with `EFER.NXE`, and with `CR4.LA57` for
 /// five levels.
@@ -84,7 +79,9 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 3;
     const FROZEN: u64 = 1 << 4;
-    const ANNOTATION_BITS: u32 = 40;
+    /// Entries that are not present: all other bits are software's.
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 40, mark: 1 << 6 };
+    const KEPT: u64 = KEPT;
 
     #[inline(always)]
     fn geometry(&self) -> Geometry {
@@ -110,26 +107,6 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
     #[inline(always)]
     fn is_table(&self, raw: u64, _level: Level) -> bool {
         raw & (PRESENT | SOFTWARE_LEAF) == PRESENT
-    }
-
-    #[inline(always)]
-    fn annotation(&self, annotation: u64) -> u64 {
-        (annotation << ANNOTATION_SHIFT) & ANNOTATION | ANNOTATED
-    }
-
-    #[inline(always)]
-    fn annotated(&self, raw: u64) -> u64 {
-        (raw & ANNOTATION) >> ANNOTATION_SHIFT
-    }
-
-    #[inline(always)]
-    fn kept(&self, raw: u64, _level: Level) -> u64 {
-        raw | KEPT
-    }
-
-    #[inline(always)]
-    fn is_kept(&self, raw: u64, _level: Level) -> bool {
-        raw & KEPT != 0
     }
 
     #[inline(always)]
@@ -283,13 +260,12 @@ const _: () = {
 
 // The invalid states are not present, are distinct, and are no leaves that may be written.
 const _: () = {
-    let states = [Npt::LOCKED, Npt::FROZEN, ANNOTATED];
+    let states = [Npt::LOCKED, Npt::FROZEN, Npt::ANNOTATION.mark];
     let mut i = 0;
     while i < states.len() {
-        assert!(states[i] & (PRESENT | SOFTWARE_LEAF | MAY_WRITE | ANNOTATION) == 0);
+        assert!(states[i] & (PRESENT | SOFTWARE_LEAF | MAY_WRITE | Npt::ANNOTATION.mask()) == 0);
         assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
         i += 1;
     }
-    assert!(ANNOTATION >> ANNOTATION_SHIFT == (1 << Npt::ANNOTATION_BITS) - 1);
     assert!(Npt::new().nested_cr3(Hpa::new(0x1000)) == 0x1000);
 };

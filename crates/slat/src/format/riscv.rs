@@ -19,7 +19,7 @@
 //! asked through the SBI. An implementation without Svvptc may have cached that an entry was invalid: the fault that finds
 //! it valid is spurious, and [`Tlb::flush_local`](crate::host::Tlb::flush_local) ends it.
 
-use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -49,9 +49,6 @@ const NAPOT_64K: u64 = 0b1000 << FRAME_SHIFT;
 const ATTRIBUTED: u64 = 0;
 const NON_CACHEABLE: u64 = 1;
 const IO: u64 = 2;
-
-/// Entries whose bit 0 is clear: all other bits are software's.
-const ANNOTATED: u64 = 1 << 7;
 
 /// The G-stage with `LEVELS` levels; `ADU` if harts set accessed and dirty flags (Svadu), `GROUPS` if
 /// pages come in groups of 64 KiB where they can (Svnapot).
@@ -110,7 +107,9 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 5;
     const FROZEN: u64 = 1 << 6;
-    const ANNOTATION_BITS: u32 = 44;
+    /// Entries whose bit 0 is clear: all other bits are software's.
+    const ANNOTATION: AnnotationField = AnnotationField { shift: FRAME_SHIFT, bits: 44, mark: 1 << 7 };
+    const KEPT: u64 = KEPT;
 
     #[inline(always)]
     fn geometry(&self) -> Geometry {
@@ -136,26 +135,6 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
     #[inline(always)]
     fn is_table(&self, raw: u64, _level: Level) -> bool {
         raw & (VALID | USER) == VALID
-    }
-
-    #[inline(always)]
-    fn annotation(&self, annotation: u64) -> u64 {
-        (annotation << FRAME_SHIFT) & FRAME | ANNOTATED
-    }
-
-    #[inline(always)]
-    fn annotated(&self, raw: u64) -> u64 {
-        (raw & FRAME) >> FRAME_SHIFT
-    }
-
-    #[inline(always)]
-    fn kept(&self, raw: u64, _level: Level) -> u64 {
-        raw | KEPT
-    }
-
-    #[inline(always)]
-    fn is_kept(&self, raw: u64, _level: Level) -> bool {
-        raw & KEPT != 0
     }
 
     #[inline(always)]
@@ -330,14 +309,13 @@ const _: () = {
 
 // The invalid states are invalid to the hardware, are no leaves, and are distinct.
 const _: () = {
-    let states = [Sv39x4::LOCKED, Sv39x4::FROZEN, ANNOTATED];
+    let states = [Sv39x4::LOCKED, Sv39x4::FROZEN, Sv39x4::ANNOTATION.mark];
     let mut i = 0;
     while i < states.len() {
         assert!(states[i] & (VALID | USER | MAY_WRITE | FRAME) == 0);
         assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
         i += 1;
     }
-    assert!(FRAME >> FRAME_SHIFT == (1 << Sv39x4::ANNOTATION_BITS) - 1);
 };
 
 // Modes and sizes: (hgatp.MODE, bits of guest physical address); the root is 16 KiB.

@@ -68,7 +68,7 @@ fn arm64_descriptors_are_as_the_manual_draws_them() {
                 | word([(0, AT), (51, modifier), (54, 1 - execute), (55, may_write)])
         });
         let table = format.table(Hpa::new(TABLE), Level::new(1));
-        assert_eq!((table, format.kept(table, Level::new(1))), (TABLE | 0b11, TABLE | 0b11 | 1 << 56));
+        assert_eq!((table, Arm64::KEPT), (TABLE | 0b11, 1 << 56));
     }
     descriptors::<false, false, false>();
     descriptors::<false, true, false>();
@@ -89,7 +89,7 @@ fn arm64_descriptors_are_as_the_manual_draws_them() {
         written & !(1 << 7 | 1 << 51) | 1 << 57,
         "a note of it stays"
     );
-    assert_eq!((Arm64::LOCKED, Arm64::FROZEN, format.annotation(5)), (1 << 2, 1 << 3, 5 << 12 | 1 << 4));
+    assert_eq!((Arm64::LOCKED, Arm64::FROZEN, Arm64::ANNOTATION.word(5)), (1 << 2, 1 << 3, 5 << 12 | 1 << 4));
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn ept_entries_are_as_the_manual_draws_them() {
         });
         let table = format.table(Hpa::new(TABLE), Level::new(1));
         assert_eq!(table, TABLE | 0b111 | 1 << 10 | u64::from(AD) << 8);
-        assert_eq!(format.kept(table, Level::new(1)), table | 1 << 59);
-        let annotation = format.annotation(5);
+        assert_eq!(Ept::KEPT, 1 << 59);
+        let annotation = Ept::ANNOTATION.word(5);
         assert_eq!(annotation, 5 << 12 | 1 << 5 | 1 << 63);
         let written = format.made_writable(format.leaf(leaves().last().unwrap(), Level::PAGE), Level::PAGE);
         assert_eq!((written >> 9 & 1 == 1, format.made_clean(written, Level::PAGE) >> 9 & 1), (AD, 0));
@@ -132,8 +132,8 @@ fn npt_entries_are_as_the_manual_draws_them() {
                 | word([(0, AT), (63, 1 - read * execute)])
         });
         let table = format.table(Hpa::new(TABLE), Level::new(1));
-        assert_eq!((table, format.kept(table, Level::new(1))), (TABLE | 0b10_0111, TABLE | 0b10_0111 | 1 << 10));
-        assert_eq!(format.annotation(5), 5 << 12 | 1 << 6);
+        assert_eq!((table, Npt::KEPT), (TABLE | 0b10_0111, 1 << 10));
+        assert_eq!(Npt::ANNOTATION.word(5), 5 << 12 | 1 << 6);
     }
     entries::<false>();
     entries::<true>();
@@ -151,8 +151,8 @@ fn g_stage_entries_are_as_the_manual_draws_them() {
             word(flags) | word([(8, read * may_write), (10, AT >> 12), (61, memory(leaf, [0, 1, 2]))])
         });
         let table = format.table(Hpa::new(TABLE), Level::new(1));
-        assert_eq!((table, format.kept(table, Level::new(1))), (TABLE >> 2 | 1, TABLE >> 2 | 1 | 1 << 9));
-        assert_eq!(format.annotation(5), 5 << 10 | 1 << 7);
+        assert_eq!((table, Sv39x4::KEPT), (TABLE >> 2 | 1, 1 << 9));
+        assert_eq!(Sv39x4::ANNOTATION.word(5), 5 << 10 | 1 << 7);
         let raw = format.leaf(leaves().last().unwrap(), Level::PAGE);
         let member = format.grouped(raw | 0b0101 << 10, Level::PAGE);
         assert_eq!(member, raw | 0b1000 << 10 | 1 << 63, "the set of sixteen");

@@ -22,8 +22,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     /// entry: look again.
     pub(super) fn keep(self, position: Position<'s, H>) -> bool {
         let format = self.space.format;
-        let kept = || format.kept(position.raw, position.level);
-        format.is_kept(position.raw, position.level) || position.entry().change(position.raw, kept()).is_ok()
+        format.is_kept(position.raw) || position.entry().change(position.raw, position.raw | F::KEPT).is_ok()
     }
 
     /// Makes a table of an empty entry above the page level, all of whose entries say what it said.
@@ -32,7 +31,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
         let format = self.space.format;
         let Some(table) = cache.pop() else { return Divide::NoTable };
         let linked = format.table(table, position.level);
-        let linked = if position.raw == 0 { linked } else { format.kept(linked, position.level) };
+        let linked = if position.raw == 0 { linked } else { linked | F::KEPT };
         let mut child = Unlinked::new(&self.space.host, table);
         child.write_series(position.raw, 0);
         // Release: the table's entries before the link.
@@ -91,7 +90,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     fn walk_kept(self, gpa: Gpa) -> Option<Position<'s, H>> {
         let format = self.space.format;
         let mut position = self.at_root(gpa)?;
-        while format.is_table(position.raw, position.level) && format.is_kept(position.raw, position.level) {
+        while format.is_table(position.raw, position.level) && format.is_kept(position.raw) {
             position = self.below(position, gpa);
         }
         Some(position)

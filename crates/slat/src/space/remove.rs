@@ -170,7 +170,7 @@ impl<'s, H: Host> Removal<'s, H> {
 
     /// Whether a table goes as a whole: never one with annotations below, unless for another annotation.
     fn cuts_off<F: Format>(&self, visit: Visit<'s, H, F>, position: Position<'s, H>, range: GpaRange, at: Gpa) -> bool {
-        let may_go = self.left != 0 || !visit.space.format.is_kept(position.raw, position.level);
+        let may_go = self.left != 0 || !visit.space.format.is_kept(position.raw);
         let may_go = may_go && (!self.moves_dirty || position.level == Level::new(1));
         self.may_cut > 0 && may_go && range.covers(visit.span(at, position.level))
     }

@@ -60,13 +60,13 @@ impl<R: VmRef> Worker<R> {
     /// its new answer before the call, as for [`unmap`](Self::unmap). Allocates tables where the range ends inside of a
     /// block. Progress counts entries changed; what was mapped is flushed.
     pub fn annotate(&mut self, range: GpaRange, annotation: u64, budget: Budget) -> Result<Progress, AnnotateError> {
-        let bits = R::Format::ANNOTATION_BITS;
+        let bits = R::Format::ANNOTATION.bits;
         if annotation >> bits != 0 {
             return Err(AnnotateError::TooLarge { bits });
         }
         self.check(range)?;
         let space = &self.handle.vm.vm().space;
-        let word = space.format.annotation(annotation);
+        let word = R::Format::ANNOTATION.word(annotation);
         // What a fault has looked up before is not published any more, even where the note is gone again by then (R4).
         space.shards.event(range);
         let note = |worker: &mut Self, range, left| worker.remove_leaving(range, word, left);
@@ -117,6 +117,6 @@ impl<R: VmRef> Handle<R> {
         let visit = Visit { space, section: section.inside(), tally: section.tally() };
         let position = visit.walk(gpa, Level::PAGE)?;
         let is_empty = space.format.kind(position.raw, position.level) == Kind::Empty;
-        (is_empty && position.raw != 0).then(|| space.format.annotated(position.raw))
+        (is_empty && position.raw != 0).then(|| R::Format::ANNOTATION.read(position.raw))
     }
 }

@@ -77,7 +77,7 @@ impl<R: VmRef> Worker<R> {
             let position = if meant { visit.walk(at, level)? } else { return None };
             let format = vm.space.format;
             let is_table = position.level == level && format.is_table(position.raw, level);
-            (is_table && !format.is_kept(position.raw, level) && wants_leaf(vm, visit, at, level)).then_some(span)
+            (is_table && !format.is_kept(position.raw) && wants_leaf(vm, visit, at, level)).then_some(span)
         })
     }
 
@@ -93,7 +93,7 @@ impl<R: VmRef> Worker<R> {
         let span = visit.span(at, position.level);
         let is_table = position.level == ONE && vm.space.format.is_table(position.raw, ONE);
         let collapses = is_table && range.covers(span) && wants_leaf(vm, visit, span.start(), ONE);
-        Found { span, collapses, is_kept: is_table && vm.space.format.is_kept(position.raw, ONE) }
+        Found { span, collapses, is_kept: is_table && vm.space.format.is_kept(position.raw) }
     }
 
     fn collapse_in_place(&mut self, at: Gpa, level: Level) -> bool {

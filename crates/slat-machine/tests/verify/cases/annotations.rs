@@ -12,8 +12,8 @@ use crate::tally::Tally;
 
 /// Annotations of all sizes.
 fn notes<S: Subject>() -> impl Iterator<Item = u64> {
-    let largest = (1 << S::Format::ANNOTATION_BITS) - 1;
-    [0, 1, 0x5a5a, largest].into_iter().map(|annotation| S::format().annotation(annotation))
+    let largest = (1 << S::Format::ANNOTATION.bits) - 1;
+    [0, 1, 0x5a5a, largest].into_iter().map(|annotation| S::Format::ANNOTATION.word(annotation))
 }
 
 /// The last page of what the entry of `level` covers.
@@ -39,13 +39,13 @@ fn divide<S: Subject>(script: &mut Script<S>, note: u64, holes: usize) {
     let words = S::format().geometry().entries();
     (0..words - holes).for_each(|index| script.store(ONE, word_at(table, index), note));
     let pointer = script.table_word(table, BLOCK);
-    script.swap(ONE, at, S::format().kept(pointer, BLOCK));
+    script.swap(ONE, at, pointer | S::Format::KEPT);
 }
 
 pub(super) fn lost<S: Subject>(tally: &mut Tally) {
     let verdict = Verdict::AnnotationLost;
     for (level, note) in [PAGE, BLOCK].into_iter().flat_map(|level| notes::<S>().map(move |note| (level, note))) {
-        let other = S::format().annotation(7);
+        let other = S::Format::ANNOTATION.word(7);
         for new in leaves::<S>(HERE, level).chain([0, other]) {
             for is_cleared in [false, true] {
                 let mut script = annotated::<S>(note, level);
@@ -99,14 +99,14 @@ pub(super) fn unguarded<S: Subject>(tally: &mut Tally) {
             let at = script.entry(GPA, PAGE);
             for above in (1..=root.get()).map(Level::new).filter(|above| *above != missing) {
                 let pointer = script.entry(GPA, above);
-                script.swap(ONE, pointer, S::format().kept(script.word(pointer), above));
+                script.swap(ONE, pointer, script.word(pointer) | S::Format::KEPT);
             }
             script.swap(ONE, at, note);
             tally.case(verdict, missing == PAGE, script);
         }
         // A marked table is cut for nothing, for an annotation of all that it covers, or given back; or loses its mark.
         let (marked, unmarked) = (1, 2);
-        for after in [0, S::format().annotation(3), marked, unmarked] {
+        for after in [0, S::Format::ANNOTATION.word(3), marked, unmarked] {
             let mut script = Script::<S>::new();
             let at = script.entry(GPA, PAGE);
             script.mark(GPA, PAGE);

@@ -15,7 +15,7 @@ use core::fmt;
 
 use name::Name;
 
-use super::{Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
@@ -46,10 +46,6 @@ const HELD: u64 = WAS_DIRTY;
 /// With FEAT_BBML2, in a table: software may go on below. Clear while the table is held: the one bit that walks ask for.
 const SETTLED: u64 = 1 << 58;
 const S2AP_WRITE_SHIFT: u32 = 7;
-/// Invalid descriptors: bits 63:1 are ignored (D8.3.1).
-const ANNOTATED: u64 = 1 << 4;
-const ANNOTATION_SHIFT: u32 = 12;
-const ANNOTATION: u64 = 0x003f_ffff_ffff_f000;
 const MEM_ATTR: u64 = 0b1111 << MEM_ATTR_SHIFT;
 
 /// arm64 stage 2 with a granule of `1 << GRANULE` bytes: 12, 14 or 16.
@@ -251,7 +247,9 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     const TRUST: Trust<Self> = Trust::OURS;
     const LOCKED: u64 = 1 << 2;
     const FROZEN: u64 = 1 << 3;
-    const ANNOTATION_BITS: u32 = 42;
+    /// Invalid descriptors: bits 63:1 are ignored (D8.3.1).
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 42, mark: 1 << 4 };
+    const KEPT: u64 = KEPT;
 
     /// Built here rather than kept, so that the compiler sees which of its parts are constant.
     #[inline(always)]
@@ -288,26 +286,6 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     #[inline(always)]
     fn is_table(&self, raw: u64, level: Level) -> bool {
         raw & Self::IS_TABLE != 0 && level > Level::PAGE
-    }
-
-    #[inline(always)]
-    fn annotation(&self, annotation: u64) -> u64 {
-        (annotation << ANNOTATION_SHIFT) & ANNOTATION | ANNOTATED
-    }
-
-    #[inline(always)]
-    fn annotated(&self, raw: u64) -> u64 {
-        (raw & ANNOTATION) >> ANNOTATION_SHIFT
-    }
-
-    #[inline(always)]
-    fn kept(&self, raw: u64, _level: Level) -> u64 {
-        raw | KEPT
-    }
-
-    #[inline(always)]
-    fn is_kept(&self, raw: u64, _level: Level) -> bool {
-        raw & KEPT != 0
     }
 
     #[inline(always)]
@@ -491,18 +469,20 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     }
 }
 
+/// What an annotated word may have.
+const EMPTY: u64 = Arm64::ANNOTATION.mask() | Arm64::ANNOTATION.mark;
+
 // The invalid states are invalid to the hardware, distinct, and keep bits 1:0 and what marks tables zero.
 const _: () = {
     const MARKS: u64 = VALID | TABLE_OR_PAGE | SETTLED;
-    assert!(Arm64::LOCKED & MARKS == 0 && Arm64::FROZEN & MARKS == 0 && (ANNOTATION | ANNOTATED) & MARKS == 0);
+    assert!(Arm64::LOCKED & MARKS == 0 && Arm64::FROZEN & MARKS == 0 && EMPTY & MARKS == 0);
     assert!(Arm64::LOCKED != 0 && Arm64::FROZEN != 0 && Arm64::LOCKED != Arm64::FROZEN);
 };
 
 // What is asked of leaves alone is clear in an annotation, and an annotation is none of the other states.
 const _: () = {
-    assert!((ANNOTATION | ANNOTATED) & (VALID | TABLE_OR_PAGE | S2AP_READ | S2AP_WRITE | ACCESS_FLAG | MAY_WRITE) == 0);
-    assert!(ANNOTATED & (Arm64::LOCKED | Arm64::FROZEN) == 0);
-    assert!(ANNOTATION >> ANNOTATION_SHIFT == (1 << Arm64::ANNOTATION_BITS) - 1);
+    assert!(EMPTY & (VALID | TABLE_OR_PAGE | S2AP_READ | S2AP_WRITE | ACCESS_FLAG | MAY_WRITE) == 0);
+    assert!(Arm64::ANNOTATION.mark & (Arm64::LOCKED | Arm64::FROZEN) == 0);
 };
 
 // Fields do not overlap, in any format; where the address has bits 9:8, there is no shareability.
