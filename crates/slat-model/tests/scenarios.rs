@@ -4,10 +4,13 @@
 //! ends (`slat_model::explored`); shuttle at `SLAT_MODEL_ITERATIONS` at random and as many by priorities (`SLAT_MODEL_SEED`
 //! makes others of them).
 
+use std::collections::BTreeSet;
+
 use slat_model::run::Scenario;
 use slat_model::scenario::{
-    annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, group_log, groups, hardware_log,
-    invalidate_fault, protect_protect, reclaim, sizes, split_fault, teardown_fault, together, unlink_walk,
+    ALL, annotate_fault, collapse_fault, fault_fault, fault_harvest, fault_slot_change, group_log, groups,
+    hardware_log, invalidate_fault, protect_protect, reclaim, sizes, split_fault, teardown_fault, together,
+    unlink_walk,
 };
 use slat_model::tool::Search;
 
@@ -32,6 +35,7 @@ macro_rules! scenarios {
             use super::*;
             $(#[test] fn $name() { sampled(&$scenario); })*
         }
+        const SEARCHED: &[&str] = &[$($scenario.name),*];
     };
 }
 
@@ -138,6 +142,7 @@ scenarios! {
     r2_log_freed_beside_harvest: reclaim::LOG;
     r2_table_freed_beside_protection: reclaim::TABLE;
     r2_two_reclaimers_beside_fault: reclaim::TWO_RECLAIMERS;
+    r2_who_joins_beside_who_leaves: reclaim::JOIN;
 
     r4_fault_beside_invalidation: invalidate_fault::GUARD;
     r4_guests_beside_invalidation: invalidate_fault::GUESTS;
@@ -161,7 +166,8 @@ scenarios! {
 }
 
 #[test]
-fn reclaim_join() {
-    bounded(&reclaim::JOIN);
-    sampled(&reclaim::JOIN);
+fn every_scenario_is_searched() {
+    let [all, searched] = [ALL.iter().map(|scenario| scenario.name).collect(), SEARCHED.iter().copied().collect()]
+        .map(|names: BTreeSet<_>| names);
+    assert_eq!(all, searched);
 }

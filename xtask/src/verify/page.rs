@@ -20,6 +20,7 @@ pub(super) fn render(report: &Report) -> String {
                 p class=(if report.is_good() { "good" } else { "bad" }) { (report.summary()) }
                 (findings(report))
                 (properties(report))
+                (rules(report))
                 (museum(report))
                 (conflicts(report))
                 (checker(report))
@@ -50,6 +51,17 @@ fn properties(report: &Report) -> Markup {
                     td { (property.cases) } td { (property.exhibits) }
                 }
             }
+        }
+    }
+}
+
+fn rules(report: &Report) -> Markup {
+    html! {
+        h2 { "Rules" }
+        p { "docs/rules.md has them sentence by sentence, with the tests, models and planted bugs of each." }
+        table {
+            tr { th { "rule" } th { "sentences, all held by tests" } th { "of them broken by planted bugs" } }
+            @for (number, rule) in &report.rules { tr { td { "R" (number) } td { (rule.sentences) } td { (rule.planted) } } }
         }
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Report {
     pub(super) promela: Vec<Promela>,
     pub(super) mutants: Option<Mutants>,
     pub(super) properties: Vec<Property>,
+    /// The design's rules, R1 to R12.
+    pub(super) rules: BTreeMap<u64, Rule>,
     pub(super) findings: Vec<String>,
     pub(super) steps: Vec<Step>,
     pub(super) skipped: Vec<Skipped>,
@@ -148,6 +150,15 @@ pub(super) struct Property {
     pub(super) exhibits: u64,
 }
 
+/// A rule of the design, as `docs/rules.md` takes it apart.
+#[derive(Serialize)]
+pub(super) struct Rule {
+    /// Sentences, each held by a test or a model that exists.
+    pub(super) sentences: u64,
+    /// Those that a planted bug breaks.
+    pub(super) planted: u64,
+}
+
 #[derive(Serialize)]
 pub(super) struct Step {
     pub(super) name: String,
@@ -218,6 +229,7 @@ impl Report {
                 });
             }
             ["planted", ..] => self.museum.bugs = number(1),
+            ["rule", ..] => _ = self.rules.insert(number(1), Rule { sentences: number(2), planted: number(3) }),
             ["harmless", bug, why] => _ = self.museum.harmless.insert(bug.to_owned(), why.to_owned()),
             ["conflicts", ..] => {
                 (self.conflicts.commuting_pairs, self.conflicts.conflict_free) = (number(1), number(2));
@@ -333,6 +345,7 @@ mod tests {
         report.take("museum|a|R2|NoFlush|somebody|cut|caught|Bounded(2) after 3: S2: taken");
         report.take("museum|b|R2|NoFlush|somebody|cut|SURVIVED|Bounded(2) after 3: nothing");
         report.take("conflicts|10|9");
+        report.take("rule|4|12|11");
         report.take("case|arm64|BreakBeforeMake|T1|5|3");
         report.take("case|ept|BreakBeforeMake|T1|2|1");
         report.take("explained|unlink_walk/cut|120|960");
@@ -342,6 +355,7 @@ mod tests {
         report.finish();
         assert_eq!((report.museum.planted, report.museum.caught), (2, 1));
         assert_eq!((report.conflicts.commuting_pairs, report.conflicts.conflict_free), (10, 9));
+        assert_eq!((report.rules[&4].sentences, report.rules[&4].planted), (12, 11));
         assert_eq!(report.checker.verdicts["BreakBeforeMake"].deserved, 7);
         assert_eq!((report.models.searches, report.models.executions), (2, 150));
         assert_eq!(report.models.bounds, BTreeMap::from([(2, BTreeSet::from(["unlink_walk/cut".to_owned()]))]));

@@ -24,6 +24,7 @@ pub(super) fn run(options: &Options, report: &mut Report) {
     let parsers = ["test", "--package", "slat-arch", "--package", "slat-cli", "any_"];
     report.step("command lines and registers by chance", &mut cargo(&[&parsers[..], &shown].concat()));
     report.step("the museum", &mut test(&model, "museum"));
+    report.step("the rules, sentence by sentence", &mut test(&model, "rules"));
     let mut scenarios = test(&model, "scenarios");
     if let Some(bound) = options.bound {
         scenarios.env("SLAT_MODEL_BOUND", bound.to_string());

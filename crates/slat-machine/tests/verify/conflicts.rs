@@ -217,7 +217,7 @@ fn table() -> (usize, usize, String) {
 }
 
 #[test]
-fn commuting_operations_meet_where_the_list_says_and_nowhere_else() {
+fn r3_commuting_operations_meet_where_the_list_says_and_nowhere_else() {
     let (commuting, free, text) = table();
     println!("conflicts|{commuting}|{free}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verify/conflicts.txt");
@@ -234,7 +234,7 @@ fn commuting_operations_meet_where_the_list_says_and_nowhere_else() {
 
 /// R3, to the letter: the one summary write per region and harvest is in the list, as `Relax`.
 #[test]
-fn faults_in_different_regions_on_existing_tables_write_no_line_in_common() {
+fn r3_faults_in_different_regions_on_existing_tables_write_no_line_in_common() {
     let faults = [Op::Map, Op::RelaxAgain, Op::Spurious, Op::Lookup];
     for ops in faults.into_iter().flat_map(|one| faults.map(|other| [one, other])) {
         for distance in [BLOCK, GIBIBYTE] {
@@ -252,7 +252,7 @@ fn faults_in_different_regions_on_existing_tables_write_no_line_in_common() {
 
 /// The tracing can see a conflict: two faults on neighbouring entries write one line.
 #[test]
-fn a_line_that_two_operations_write_is_noticed() {
+fn r3_a_line_that_two_operations_write_is_noticed() {
     let met = meeting_points([Op::Map, Op::Map], [HERE, HERE + 1]).unwrap();
     assert!(met.contains("table/entry.rs"), "{met:?}");
 }
