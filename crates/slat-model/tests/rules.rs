@@ -122,7 +122,7 @@ fn every_sentence_is_held_and_says_what_breaks_it() {
         assert!(!row.held.is_empty() && !row.planted.is_empty(), "R{}: {}", row.rule, row.says);
         let [sentences, planted] = rules.entry(row.rule).or_default();
         *sentences += 1;
-        *planted += usize::from(names(&row.planted).any(|name| EXHIBITS.iter().any(|exhibit| exhibit.name == name)));
+        *planted += usize::from(names(&row.planted).next().is_some());
     }
     assert!(rules.keys().copied().eq(1..=12), "{rules:?}");
     rules.iter().for_each(|(rule, [sentences, planted])| println!("rule|{rule}|{sentences}|{planted}"));

@@ -31,12 +31,11 @@ pub const AHEAD: Scenario = Scenario::new("split_fault/ahead", ahead::<Loom>, ah
 
 /// A worker splits ahead two blocks, the second of which another one unmaps in part.
 pub const AHEAD_UNMAP: Scenario =
-    Scenario::new("split_fault/ahead_unmap", ahead_of_unmap::<Loom>, ahead_of_unmap::<Shuttle>).with_preemptions(1);
+    Scenario::new("split_fault/ahead_unmap", ahead_of_unmap::<Loom>, ahead_of_unmap::<Shuttle>);
 
 /// A worker splits ahead while another one takes the log and a guest writes.
 pub const AHEAD_HARVEST: Scenario =
-    Scenario::new("split_fault/ahead_harvest", ahead_of_harvest::<Loom>, ahead_of_harvest::<Shuttle>)
-        .with_preemptions(1);
+    Scenario::new("split_fault/ahead_harvest", ahead_of_harvest::<Loom>, ahead_of_harvest::<Shuttle>);
 
 /// Two workers split the same two blocks.
 pub const AHEAD_TWICE: Scenario =
