@@ -44,7 +44,7 @@ enum Chore {
     Verify(verify::Options),
     /// Runs `cargo mutants` alone, as `verify --mutants` does
     Mutants {
-        /// Groups of files: shards, slots, reclaim, formats; all unless given
+        /// Groups of files: shards, slots, reclaim, formats; or files of theirs, such as format/ept.rs; all unless given
         groups: Vec<String>,
     },
     /// Builds the engine without `std`, looks at what it needs from outside, links it and runs it

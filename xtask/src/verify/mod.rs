@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Preemptions that the bounded searches of models allow (their own numbers, mostly 2, unless given)
     #[arg(long)]
     bound: Option<usize>,
-    /// Run `cargo mutants`, too, over these groups of files (shards, slots, reclaim, formats) or all: hours
+    /// Run `cargo mutants`, too, over these groups of files (shards, slots, reclaim, formats), these files of groups, or all: hours
     #[arg(long, value_name = "GROUP", num_args = 0..)]
     mutants: Option<Vec<String>>,
     /// Do nothing but look at the trace in this file, which a failure has left, with both evaluators of the checker
@@ -59,7 +59,7 @@ fn replay(file: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the mutants of these groups, or of all, and nothing else. Fails when one survives that nobody has explained.
+/// Runs the mutants of these groups and files, or of all, and nothing else. Fails when one survives that nobody has explained.
 pub(crate) fn run_mutants(groups: &[String]) -> ExitCode {
     let mut report = Report::default();
     mutants::run(groups, &mut report);

@@ -14,36 +14,38 @@
 //! was ever changed suppresses virtualization exceptions; the zero word cannot, so that the control "EPT-violation #VE"
 //! has to be 0 where the guest must not learn of what was never mapped.
 
-use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::fields::{bit, bits, disjoint, has, union, when};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
-const READ: u64 = 1 << 0;
-const WRITE: u64 = 1 << 1;
-const EXECUTE: u64 = 1 << 2;
-const PERMISSIONS: u64 = READ | WRITE | EXECUTE;
+const READ: u64 = bit(0);
+const WRITE: u64 = bit(1);
+const EXECUTE: u64 = bit(2);
+const PERMISSIONS: u64 = union([READ, WRITE, EXECUTE]);
 /// Bit 10: execution in user mode under mode-based execute control, when bit 2 is that in supervisor mode; else ignored.
-const EXECUTE_USER: u64 = 1 << 10;
+const EXECUTE_USER: u64 = bit(10);
 const MEMORY_SHIFT: u32 = 3;
-const MEMORY: u64 = 0b111 << MEMORY_SHIFT;
+const MEMORY: u64 = bits(5, 3);
 /// The guest's PAT does not weaken the memory type.
-const IGNORE_PAT: u64 = 1 << 6;
+const IGNORE_PAT: u64 = bit(6);
 /// Bit 7 of an entry above the page level: it maps memory. Ignored at the page level, where it is set, too.
-const LARGE: u64 = 1 << 7;
+const LARGE: u64 = bit(7);
 /// Ignored by the processor, or set by it: see `AD` of [`ExtendedPageTables`].
-const ACCESSED: u64 = 1 << 8;
-const DIRTY: u64 = 1 << 9;
+const ACCESSED: u64 = bit(8);
+const DIRTY: u64 = bit(9);
 /// Bits 11, 56:52, 59 and 62 are ignored in every entry.
-const SOFTWARE_LEAF: u64 = 1 << 11;
-const MAY_WRITE: u64 = 1 << 56;
-const KEPT: u64 = 1 << 59;
+const SOFTWARE_LEAF: u64 = bit(11);
+const MAY_WRITE: u64 = bit(56);
+const KEPT: u64 = bit(59);
 const REMEMBERED_SHIFT: u32 = 52;
 const REMEMBERED: u64 = PERMISSIONS << REMEMBERED_SHIFT;
+const REMEMBERED_WRITE: u64 = WRITE << REMEMBERED_SHIFT;
 /// Not accessed: the permissions lie in the remembered bits.
-const OLD: u64 = 1 << 55;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const OLD: u64 = bit(55);
+const ADDRESS: u64 = bits(51, 12);
 /// A violation by this entry does not become a virtualization exception (#VE) of the guest's; ignored in tables.
-const SUPPRESS_VE: u64 = 1 << 63;
+const SUPPRESS_VE: u64 = bit(63);
 
 const WRITE_COMBINING: u64 = 1;
 const UNCACHEABLE: u64 = 0;
@@ -78,7 +80,7 @@ impl<const LEVELS: u8, const AD: bool> ExtendedPageTables<LEVELS, AD> {
     /// The EPTP for the tables at `root`: write-back (bits 2:0 = 6), the walk's length less one in bits 5:3, accessed and
     /// dirty flags in bit 6.
     pub const fn eptp(self, root: Hpa) -> u64 {
-        root.get() | (AD as u64) << 6 | (LEVELS as u64 - 1) << 3 | WRITE_BACK
+        union([root.get(), (AD as u64) << 6, (LEVELS as u64 - 1) << 3, WRITE_BACK])
     }
 }
 
@@ -91,10 +93,10 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
         _ => panic!("EPT has four or five levels"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
-    const LOCKED: u64 = SUPPRESS_VE | 1 << 3;
-    const FROZEN: u64 = SUPPRESS_VE | 1 << 4;
+    const LOCKED: u64 = union([SUPPRESS_VE, bit(3)]);
+    const FROZEN: u64 = union([SUPPRESS_VE, bit(4)]);
     /// Entries without permissions: all other bits are ignored, but for the suppression of #VE.
-    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 40, mark: SUPPRESS_VE | 1 << 5 };
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 40, mark: union([SUPPRESS_VE, bit(5)]) };
     const KEPT: u64 = KEPT;
 
     #[inline(always)]
@@ -123,12 +125,12 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
     /// Of the words that may be read, leaves alone are marked.
     #[inline(always)]
     fn is_table(&self, raw: u64, _level: Level) -> bool {
-        raw & (READ | SOFTWARE_LEAF) == READ
+        raw & READ != 0 && raw & SOFTWARE_LEAF == 0
     }
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        (table.get() & ADDRESS) | PERMISSIONS | EXECUTE_USER | Self::USED
+        union([table.get() & ADDRESS, PERMISSIONS, EXECUTE_USER, Self::USED])
     }
 
     #[inline(always)]
@@ -138,24 +140,29 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
 
     #[inline(always)]
     fn leaf(&self, leaf: Leaf, _level: Level) -> u64 {
-        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         let (read, write, execute) = (leaf.permissions.read(), leaf.permissions.write(), leaf.permissions.execute());
         let memory = match leaf.memory {
             MemoryType::Normal => WRITE_BACK,
             MemoryType::NonCacheable => WRITE_COMBINING,
             MemoryType::Device => UNCACHEABLE,
         };
-        let permissions = bit(read, READ)
-            | bit(read && write, WRITE)
-            | bit(read && execute && leaf.memory == MemoryType::Normal, EXECUTE);
-        let may_write = bit(read && leaf.may_write, MAY_WRITE);
+        let execute = execute && leaf.memory == MemoryType::Normal;
+        let permissions = when(read, union([READ, when(write, WRITE), when(execute, EXECUTE)]));
         let permissions = match leaf.accessed {
-            true => executable(permissions) | Self::USED,
+            true => union([executable(permissions), Self::USED]),
             false if AD => executable(permissions),
-            false => permissions << REMEMBERED_SHIFT | OLD,
+            false => union([permissions << REMEMBERED_SHIFT, OLD]),
         };
-        let attributes = SUPPRESS_VE | SOFTWARE_LEAF | LARGE | IGNORE_PAT | memory << MEMORY_SHIFT | may_write;
-        (leaf.hpa.get() & ADDRESS) | attributes | permissions
+        union([
+            leaf.hpa.get() & ADDRESS,
+            permissions,
+            memory << MEMORY_SHIFT,
+            IGNORE_PAT,
+            LARGE,
+            SOFTWARE_LEAF,
+            when(read && leaf.may_write, MAY_WRITE),
+            SUPPRESS_VE,
+        ])
     }
 
     #[inline(always)]
@@ -186,12 +193,12 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
             Access::Write => WRITE,
             Access::Execute => EXECUTE,
         };
-        raw & (wanted | SOFTWARE_LEAF) == wanted | SOFTWARE_LEAF
+        has(raw, [wanted, SOFTWARE_LEAF])
     }
 
     #[inline(always)]
     fn is_writable(&self, raw: u64, _level: Level) -> bool {
-        raw & (WRITE | SOFTWARE_LEAF) == WRITE | SOFTWARE_LEAF
+        has(raw, [WRITE, SOFTWARE_LEAF])
     }
 
     #[inline(always)]
@@ -201,12 +208,12 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
 
     #[inline(always)]
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
-        self.made_accessed(raw, level) | WRITE | Self::WRITTEN
+        self.made_accessed(raw, level) | union([WRITE, Self::WRITTEN])
     }
 
     #[inline(always)]
     fn made_accessed(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(REMEMBERED | OLD) | executable((raw & REMEMBERED) >> REMEMBERED_SHIFT) | Self::USED
+        raw & !REMEMBERED & !OLD | union([executable((raw & REMEMBERED) >> REMEMBERED_SHIFT), Self::USED])
     }
 
     #[inline(always)]
@@ -214,7 +221,7 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
         if AD {
             return raw & !ACCESSED;
         }
-        raw & !(PERMISSIONS | EXECUTE_USER) | (raw & PERMISSIONS) << REMEMBERED_SHIFT | OLD
+        raw & !PERMISSIONS & !EXECUTE_USER | union([(raw & PERMISSIONS) << REMEMBERED_SHIFT, OLD])
     }
 
     #[inline(always)]
@@ -229,7 +236,7 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
 
     #[inline(always)]
     fn is_dirty(&self, raw: u64, _level: Level) -> bool {
-        AD && raw & (DIRTY | SOFTWARE_LEAF) == DIRTY | SOFTWARE_LEAF
+        AD && has(raw, [DIRTY, SOFTWARE_LEAF])
     }
 
     #[inline(always)]
@@ -239,12 +246,12 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
 
     #[inline(always)]
     fn write_protected(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(WRITE | WRITE << REMEMBERED_SHIFT)
+        raw & !WRITE & !REMEMBERED_WRITE
     }
 
     #[inline(always)]
     fn write_revoked(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(WRITE | WRITE << REMEMBERED_SHIFT | MAY_WRITE)
+        raw & !WRITE & !REMEMBERED_WRITE & !MAY_WRITE
     }
 
     /// The processor may keep what an entry said until it is told (SDM 3C, "Invalidating cached translation
@@ -252,8 +259,8 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
     /// invalid entry, permissions and what the processor ignores in place.
     #[inline]
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const CACHED: u64 = PERMISSIONS | ACCESSED | DIRTY;
-        const IN_PLACE: u64 = CACHED | EXECUTE_USER | REMEMBERED | OLD | MAY_WRITE;
+        const CACHED: u64 = union([PERMISSIONS, ACCESSED, DIRTY]);
+        const IN_PLACE: u64 = union([CACHED, EXECUTE_USER, REMEMBERED, OLD, MAY_WRITE]);
         match (old ^ new) & !IN_PLACE {
             0 if old & !new & CACHED == 0 => Change::Free,
             0 => Change::Flush,
@@ -265,7 +272,7 @@ impl<const LEVELS: u8, const AD: bool> Format for ExtendedPageTables<LEVELS, AD>
 /// Bits 2:0 with bit 10 beside bit 2.
 #[inline(always)]
 const fn executable(permissions: u64) -> u64 {
-    permissions | ((permissions & EXECUTE) * (EXECUTE_USER / EXECUTE))
+    union([permissions, (permissions & EXECUTE) * (EXECUTE_USER / EXECUTE)])
 }
 
 // Fields do not overlap.
@@ -290,22 +297,14 @@ const _: () = {
 };
 
 // The invalid states have no permission, are distinct, and are no leaves that may be written.
-const _: () = {
-    let states = [Ept::LOCKED, Ept::FROZEN, Ept::ANNOTATION.mark];
-    let mut i = 0;
-    while i < states.len() {
-        assert!(states[i] & (PERMISSIONS | EXECUTE_USER | SOFTWARE_LEAF | MAY_WRITE) == 0);
-        assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
-        i += 1;
-    }
-    assert!(
-        Ept::ANNOTATION.mask() & (PERMISSIONS | EXECUTE_USER | SOFTWARE_LEAF | MAY_WRITE | Ept::ANNOTATION.mark) == 0
-    );
-};
-
-// Walks of four and five entries, of 48 and 57 bits.
-const _: () = {
-    assert!(Ept::new().eptp(Hpa::new(0x1000)) == 0x101e && Ept5::new().eptp(Hpa::new(0x1000)) == 0x1026);
-    assert!(Geometry::new(12, 9, Level::new(3), 9, Level::new(2), 30).address_bits() == 48);
-    assert!(Geometry::new(12, 9, Level::new(4), 9, Level::new(2), 30).address_bits() == 57);
-};
+const _: () = assert!(disjoint(&[
+    PERMISSIONS,
+    EXECUTE_USER,
+    SOFTWARE_LEAF,
+    MAY_WRITE,
+    SUPPRESS_VE,
+    Ept::LOCKED ^ SUPPRESS_VE,
+    Ept::FROZEN ^ SUPPRESS_VE,
+    Ept::ANNOTATION.mark ^ SUPPRESS_VE,
+    Ept::ANNOTATION.mask(),
+]));

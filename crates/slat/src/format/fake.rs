@@ -1,34 +1,35 @@
 //! A format that no hardware has, for model checking: tables of four entries, and bits that are shifted by the level,
 //! so that an entry used at the wrong level breaks at once.
 
+use super::fields::{bit, bits, has, union, when};
 use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
 /// Set in every valid word, beside the level it was made for.
-const VALID: u64 = 1 << 3;
+const VALID: u64 = bit(3);
 const TAG: u64 = 0b1111;
 const TAG_BITS: u32 = 4;
 const SHIFT_PER_LEVEL: u32 = 3;
 
-const LEAF: u64 = 1 << 0;
-const READ: u64 = 1 << 1;
-const WRITE: u64 = 1 << 2;
-const EXECUTE: u64 = 1 << 3;
-const MAY_WRITE: u64 = 1 << 4;
-const ACCESSED: u64 = 1 << 5;
+const LEAF: u64 = bit(0);
+const READ: u64 = bit(1);
+const WRITE: u64 = bit(2);
+const EXECUTE: u64 = bit(3);
+const MAY_WRITE: u64 = bit(4);
+const ACCESSED: u64 = bit(5);
 const MEMORY_SHIFT: u32 = 6;
-const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+const MEMORY: u64 = bits(7, 6);
 /// Written through, where hardware notes that.
-const DIRTY: u64 = 1 << 8;
+const DIRTY: u64 = bit(8);
 /// In a leaf: a member of a group. Its address is that of the group, the same in all members.
-const GROUPED: u64 = 1 << 9;
+const GROUPED: u64 = bit(9);
 /// In a table entry of any level: annotations lie below.
-const KEPT: u64 = 1 << 62;
+const KEPT: u64 = bit(62);
 /// One thread's, and in use by hardware: held, or, below an entry that is, frozen.
-const HELD: u64 = 1 << 10;
-const STILL: u64 = 1 << 11;
-const ADDRESS: u64 = 0x0000_00ff_ffff_f000;
+const HELD: u64 = bit(10);
+const STILL: u64 = bit(11);
+const ADDRESS: u64 = bits(39, 12);
 
 /// The fake format: 4 KiB pages, four entries a table, two to four levels, every level's leaves allowed below the root.
 ///
@@ -75,7 +76,7 @@ impl Fake {
     /// What hardware makes of a word: the one that it was before it was held or frozen.
     pub const fn seen_by_hardware(raw: u64) -> u64 {
         let level = Level::new((raw & (VALID - 1)) as u8);
-        if raw & VALID == 0 { raw } else { raw & !((HELD | STILL) << Self::shift(level)) }
+        if raw & VALID == 0 { raw } else { raw & !(union([HELD, STILL]) << Self::shift(level)) }
     }
 
     const fn shift(level: Level) -> u32 {
@@ -83,27 +84,27 @@ impl Fake {
     }
 
     fn word(body: u64, level: Level) -> u64 {
-        body << Self::shift(level) | VALID | u64::from(level.get())
+        union([body << Self::shift(level), VALID, u64::from(level.get())])
     }
 
     fn body(raw: u64, level: Level) -> u64 {
-        assert!(raw & TAG == VALID | u64::from(level.get()), "entry {raw:#x} was not made for {level}");
+        assert!(raw & TAG == union([VALID, u64::from(level.get())]), "entry {raw:#x} was not made for {level}");
         raw >> Self::shift(level)
     }
 
     /// The body of a leaf; nothing of a word in another state.
     fn leaf_body(raw: u64, level: Level) -> u64 {
         let body = if raw & VALID == 0 { 0 } else { Self::body(raw, level) };
-        if body & (LEAF | HELD | STILL) == LEAF { body } else { 0 }
+        when(body & union([LEAF, HELD, STILL]) == LEAF, body)
     }
 }
 
 impl Format for Fake {
     const NAME: &'static str = "fake";
     const TRUST: Trust<Self> = Trust::OURS;
-    const LOCKED: u64 = 1 << 2;
-    const FROZEN: u64 = 1 << 2 | 1 << 4;
-    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 16, mark: 1 << 5 };
+    const LOCKED: u64 = bit(2);
+    const FROZEN: u64 = union([bit(2), bit(4)]);
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 16, mark: bit(5) };
     const KEPT: u64 = KEPT;
     const SHARDS: usize = 2;
     const REMEMBERED: usize = 2;
@@ -138,20 +139,21 @@ impl Format for Fake {
     }
 
     fn leaf(&self, leaf: Leaf, level: Level) -> u64 {
-        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         let memory = match leaf.memory {
             MemoryType::Normal => 0,
             MemoryType::NonCacheable => 1,
             MemoryType::Device => 2,
         };
-        let body = (leaf.hpa.get() & ADDRESS)
-            | LEAF
-            | bit(leaf.permissions.read(), READ)
-            | bit(leaf.permissions.write(), WRITE)
-            | bit(leaf.permissions.execute() && leaf.memory == MemoryType::Normal, EXECUTE)
-            | bit(leaf.may_write, MAY_WRITE)
-            | bit(leaf.accessed, ACCESSED)
-            | memory << MEMORY_SHIFT;
+        let body = union([
+            leaf.hpa.get() & ADDRESS,
+            LEAF,
+            when(leaf.permissions.read(), READ),
+            when(leaf.permissions.write(), WRITE),
+            when(leaf.permissions.execute() && leaf.memory == MemoryType::Normal, EXECUTE),
+            when(leaf.may_write, MAY_WRITE),
+            when(leaf.accessed, ACCESSED),
+            memory << MEMORY_SHIFT,
+        ]);
         Self::word(body, level)
     }
 
@@ -172,11 +174,11 @@ impl Format for Fake {
 
     fn permits(&self, raw: u64, level: Level, access: Access) -> bool {
         let needed = match access {
-            Access::Read => READ | ACCESSED,
-            Access::Write => WRITE | ACCESSED,
-            Access::Execute => EXECUTE | ACCESSED,
+            Access::Read => READ,
+            Access::Write => WRITE,
+            Access::Execute => EXECUTE,
         };
-        Self::leaf_body(raw, level) & needed == needed
+        has(Self::leaf_body(raw, level), [needed, ACCESSED])
     }
 
     fn is_writable(&self, raw: u64, level: Level) -> bool {
@@ -188,7 +190,7 @@ impl Format for Fake {
     }
 
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
-        Self::word(Self::body(raw, level) | WRITE | ACCESSED | self.written, level)
+        Self::word(Self::body(raw, level) | union([WRITE, ACCESSED, self.written]), level)
     }
 
     fn made_accessed(&self, raw: u64, level: Level) -> u64 {
@@ -204,7 +206,7 @@ impl Format for Fake {
     }
 
     fn write_revoked(&self, raw: u64, level: Level) -> u64 {
-        Self::word(Self::body(raw, level) & !(WRITE | MAY_WRITE), level)
+        Self::word(Self::body(raw, level) & !WRITE & !MAY_WRITE, level)
     }
 
     fn group_bits(&self, level: Level) -> u32 {
@@ -238,10 +240,10 @@ impl Format for Fake {
     }
 
     fn change(&self, old: u64, new: u64, level: Level) -> Change {
+        const PERMISSIVE: u64 = union([READ, WRITE, EXECUTE, ACCESSED, DIRTY]);
         let (old, new) = (Self::body(old, level), Self::body(new, level));
-        let permissions = READ | WRITE | EXECUTE | ACCESSED | DIRTY;
-        match (old ^ new) & !(permissions | MAY_WRITE) {
-            0 if old & !new & permissions == 0 => Change::Free,
+        match (old ^ new) & !PERMISSIVE & !MAY_WRITE {
+            0 if old & !new & PERMISSIVE == 0 => Change::Free,
             0 => Change::Flush,
             _ if self.overlaps && self.written == 0 && (old ^ new) & LEAF != 0 => Change::Overlap,
             _ => Change::Break,
@@ -253,11 +255,11 @@ impl Format for Fake {
     }
 
     fn held(&self, raw: u64, level: Level) -> u64 {
-        Self::word(Self::body(raw, level) | HELD, level)
+        Self::word(union([Self::body(raw, level), HELD]), level)
     }
 
     fn frozen(&self, raw: u64, level: Level) -> u64 {
-        Self::word(Self::body(raw, level) | STILL, level)
+        Self::word(union([Self::body(raw, level), STILL]), level)
     }
 }
 

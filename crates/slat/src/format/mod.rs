@@ -6,11 +6,14 @@ mod arm64;
 mod ept;
 pub mod exemplar;
 mod fake;
+mod fields;
 mod geometry;
 mod npt;
 #[cfg(test)]
 mod registers;
 mod riscv;
+#[cfg(test)]
+mod shapes;
 #[cfg(test)]
 mod words;
 
@@ -38,7 +41,7 @@ pub const MOST_MEMBERS: usize = 128;
 /// with which it goes on meanwhile. Functions that ask one thing of a word ([`is_table`](Self::is_table),
 /// [`permits`](Self::permits), [`is_writable`](Self::is_writable), [`may_write`](Self::may_write)) take any word and say
 /// `false` of one in another state, so that a hot path asks nothing else; of a word with which hardware goes on, `permits`
-/// may say what hardware does.
+/// may say what hardware does. A leaf word that is changed the same way twice is what it was after the first time.
 pub trait Format: Copy + Send + Sync + 'static {
     /// The format's name, as commands take it: lower case, words joined by `-`.
     const NAME: &'static str;
@@ -287,17 +290,4 @@ pub enum Change {
     Overlap,
     /// Break-before-make: an invalid entry and a flush in between (R1).
     Break,
-}
-
-/// Whether no two of `fields` share a bit: for the assertions that a format ends in.
-const fn disjoint(fields: &[u64]) -> bool {
-    let (mut seen, mut i) = (0, 0);
-    while i < fields.len() {
-        if seen & fields[i] != 0 {
-            return false;
-        }
-        seen |= fields[i];
-        i += 1;
-    }
-    true
 }

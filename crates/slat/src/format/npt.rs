@@ -8,33 +8,34 @@
 //! the entries that every host has as they are after reset, 0 (write-back), 2 (uncached, weakened to write combining by a
 //! guest or an MTRR that says so) and 3 (uncacheable).
 
-use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::fields::{bit, bits, disjoint, has, union, when};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
-const PRESENT: u64 = 1 << 0;
-const WRITE: u64 = 1 << 1;
+const PRESENT: u64 = bit(0);
+const WRITE: u64 = bit(1);
 /// All of a guest's accesses count as the user's (15.25.5).
-const USER: u64 = 1 << 2;
-const PWT: u64 = 1 << 3;
-const PCD: u64 = 1 << 4;
-const MEMORY: u64 = PCD | PWT;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
+const USER: u64 = bit(2);
+const PWT: u64 = bit(3);
+const PCD: u64 = bit(4);
+const MEMORY: u64 = union([PCD, PWT]);
+const ACCESSED: u64 = bit(5);
+const DIRTY: u64 = bit(6);
 /// Bit 7 above the page level: the entry maps memory. At the page level it is a bit of the memory type, and stays clear.
-const LARGE: u64 = 1 << 7;
+const LARGE: u64 = bit(7);
 /// Bits 11:9 and 58:52 are software's in entries that are present.
-const SOFTWARE_LEAF: u64 = 1 << 9;
-const KEPT: u64 = 1 << 10;
-const MAY_WRITE: u64 = 1 << 11;
+const SOFTWARE_LEAF: u64 = bit(9);
+const KEPT: u64 = bit(10);
+const MAY_WRITE: u64 = bit(11);
 /// The leaf can be read: it is present once it is accessed.
-const READABLE: u64 = 1 << 52;
-const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const READABLE: u64 = bit(52);
+const NO_EXECUTE: u64 = bit(63);
+const ADDRESS: u64 = bits(51, 12);
 
 /// The VMCB's control for nested paging (offset 090h): `NP_ENABLE`. The host runs with `EFER.NXE`, and with `CR4.LA57` for
 /// five levels.
-pub const NESTED_CONTROL: u64 = 1 << 0;
+pub const NESTED_CONTROL: u64 = bit(0);
 
 /// x86 NPT with `LEVELS` levels; `AD` if the processor's accessed and dirty flags are used. Everything that is present can
 /// be read.
@@ -52,7 +53,7 @@ pub type Npt5Ad = NestedPageTables<5, true>;
 
 impl<const LEVELS: u8, const AD: bool> NestedPageTables<LEVELS, AD> {
     /// What a leaf has from the start where nobody asks for it.
-    const UNUSED: u64 = if AD { 0 } else { ACCESSED | DIRTY };
+    const UNUSED: u64 = when(!AD, union([ACCESSED, DIRTY]));
     /// What says that a leaf is accessed.
     const USED: u64 = if AD { ACCESSED } else { PRESENT };
     const WRITTEN: u64 = if AD { DIRTY } else { 0 };
@@ -77,10 +78,10 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
         _ => panic!("NPT has four or five levels"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
-    const LOCKED: u64 = 1 << 3;
-    const FROZEN: u64 = 1 << 4;
+    const LOCKED: u64 = bit(3);
+    const FROZEN: u64 = bit(4);
     /// Entries that are not present: all other bits are software's.
-    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 40, mark: 1 << 6 };
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 40, mark: bit(6) };
     const KEPT: u64 = KEPT;
 
     #[inline(always)]
@@ -106,12 +107,12 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
 
     #[inline(always)]
     fn is_table(&self, raw: u64, _level: Level) -> bool {
-        raw & (PRESENT | SOFTWARE_LEAF) == PRESENT
+        raw & PRESENT != 0 && raw & SOFTWARE_LEAF == 0
     }
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        (table.get() & ADDRESS) | PRESENT | WRITE | USER | ACCESSED
+        union([table.get() & ADDRESS, PRESENT, WRITE, USER, ACCESSED])
     }
 
     #[inline(always)]
@@ -121,25 +122,26 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
 
     #[inline(always)]
     fn leaf(&self, leaf: Leaf, level: Level) -> u64 {
-        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         let (read, write, execute) = (leaf.permissions.read(), leaf.permissions.write(), leaf.permissions.execute());
         let memory = match leaf.memory {
             MemoryType::Normal => 0,
             MemoryType::NonCacheable => PCD,
-            MemoryType::Device => PCD | PWT,
+            MemoryType::Device => MEMORY,
         };
-        (leaf.hpa.get() & ADDRESS)
-            | SOFTWARE_LEAF
-            | USER
-            | Self::UNUSED
-            | memory
-            | bit(level > Level::PAGE, LARGE)
-            | bit(read, READABLE)
-            | bit(read && (AD || leaf.accessed), PRESENT)
-            | bit(AD && leaf.accessed, ACCESSED)
-            | bit(read && write, WRITE)
-            | bit(read && leaf.may_write, MAY_WRITE)
-            | bit(!(read && execute && leaf.memory == MemoryType::Normal), NO_EXECUTE)
+        union([
+            leaf.hpa.get() & ADDRESS,
+            SOFTWARE_LEAF,
+            USER,
+            Self::UNUSED,
+            memory,
+            when(level > Level::PAGE, LARGE),
+            when(read, READABLE),
+            when(read && (AD || leaf.accessed), PRESENT),
+            when(AD && leaf.accessed, ACCESSED),
+            when(read && write, WRITE),
+            when(read && leaf.may_write, MAY_WRITE),
+            when(!(read && execute && leaf.memory == MemoryType::Normal), NO_EXECUTE),
+        ])
     }
 
     #[inline(always)]
@@ -160,18 +162,18 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
 
     #[inline(always)]
     fn permits(&self, raw: u64, _level: Level, access: Access) -> bool {
-        const LEAF: u64 = PRESENT | SOFTWARE_LEAF;
+        const LEAF: u64 = union([PRESENT, SOFTWARE_LEAF]);
         let (mask, wanted) = match access {
-            Access::Read => (LEAF, LEAF),
-            Access::Write => (LEAF | WRITE, LEAF | WRITE),
-            Access::Execute => (LEAF | NO_EXECUTE, LEAF),
+            Access::Read => (0, 0),
+            Access::Write => (WRITE, WRITE),
+            Access::Execute => (NO_EXECUTE, 0),
         };
-        raw & mask == wanted
+        raw & union([LEAF, mask]) == union([LEAF, wanted])
     }
 
     #[inline(always)]
     fn is_writable(&self, raw: u64, _level: Level) -> bool {
-        raw & (WRITE | SOFTWARE_LEAF) == WRITE | SOFTWARE_LEAF
+        has(raw, [WRITE, SOFTWARE_LEAF])
     }
 
     #[inline(always)]
@@ -181,12 +183,12 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
 
     #[inline(always)]
     fn made_writable(&self, raw: u64, level: Level) -> u64 {
-        self.made_accessed(raw, level) | WRITE | Self::WRITTEN
+        self.made_accessed(raw, level) | union([WRITE, Self::WRITTEN])
     }
 
     #[inline(always)]
     fn made_accessed(&self, raw: u64, _level: Level) -> u64 {
-        raw | if raw & READABLE != 0 || AD { Self::USED } else { 0 }
+        raw | when(raw & READABLE != 0 || AD, Self::USED)
     }
 
     #[inline(always)]
@@ -206,7 +208,7 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
 
     #[inline(always)]
     fn is_dirty(&self, raw: u64, _level: Level) -> bool {
-        AD && raw & (DIRTY | SOFTWARE_LEAF) == DIRTY | SOFTWARE_LEAF
+        AD && has(raw, [DIRTY, SOFTWARE_LEAF])
     }
 
     #[inline(always)]
@@ -221,16 +223,16 @@ impl<const LEVELS: u8, const AD: bool> Format for NestedPageTables<LEVELS, AD> {
 
     #[inline(always)]
     fn write_revoked(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(WRITE | MAY_WRITE)
+        raw & !WRITE & !MAY_WRITE
     }
 
     /// The processor may keep what an entry said until its TLB is flushed (15.16), two sizes for one address among it: an
     /// address, a memory type or a table changes through an invalid entry, permissions and software's bits in place.
     #[inline]
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const PERMISSIVE: u64 = PRESENT | WRITE | ACCESSED | DIRTY;
-        let narrowed = (old & !new & PERMISSIVE) | (new & !old & NO_EXECUTE);
-        match (old ^ new) & !(PERMISSIVE | NO_EXECUTE | MAY_WRITE) {
+        const PERMISSIVE: u64 = union([PRESENT, WRITE, ACCESSED, DIRTY]);
+        let narrowed = union([old & !new & PERMISSIVE, new & !old & NO_EXECUTE]);
+        match (old ^ new) & !PERMISSIVE & !NO_EXECUTE & !MAY_WRITE {
             0 if narrowed == 0 => Change::Free,
             0 => Change::Flush,
             _ => Change::Break,
@@ -260,12 +262,6 @@ const _: () = {
 
 // The invalid states are not present, are distinct, and are no leaves that may be written.
 const _: () = {
-    let states = [Npt::LOCKED, Npt::FROZEN, Npt::ANNOTATION.mark];
-    let mut i = 0;
-    while i < states.len() {
-        assert!(states[i] & (PRESENT | SOFTWARE_LEAF | MAY_WRITE | Npt::ANNOTATION.mask()) == 0);
-        assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
-        i += 1;
-    }
-    assert!(Npt::new().nested_cr3(Hpa::new(0x1000)) == 0x1000);
+    let states = [Npt::LOCKED, Npt::FROZEN, Npt::ANNOTATION.mark, Npt::ANNOTATION.mask()];
+    assert!(disjoint(&states) && disjoint(&[PRESENT, SOFTWARE_LEAF, MAY_WRITE, union(states)]));
 };

@@ -19,32 +19,33 @@
 //! asked through the SBI. An implementation without Svvptc may have cached that an entry was invalid: the fault that finds
 //! it valid is spurious, and [`Tlb::flush_local`](crate::host::Tlb::flush_local) ends it.
 
-use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::fields::{bit, bits, disjoint, has, union, when};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
-const VALID: u64 = 1 << 0;
-const READ: u64 = 1 << 1;
-const WRITE: u64 = 1 << 2;
-const EXECUTE: u64 = 1 << 3;
+const VALID: u64 = bit(0);
+const READ: u64 = bit(1);
+const WRITE: u64 = bit(2);
+const EXECUTE: u64 = bit(3);
 /// All of a guest's accesses count as the user's: leaves have the bit, tables must not have it. It marks leaves for
 /// software, too, also those that the hardware takes for invalid because they allow nothing.
-const USER: u64 = 1 << 4;
-const ACCESSED: u64 = 1 << 6;
-const DIRTY: u64 = 1 << 7;
+const USER: u64 = bit(4);
+const ACCESSED: u64 = bit(6);
+const DIRTY: u64 = bit(7);
 /// Bits 9:8 are software's.
-const MAY_WRITE: u64 = 1 << 8;
-const KEPT: u64 = 1 << 9;
+const MAY_WRITE: u64 = bit(8);
+const KEPT: u64 = bit(9);
 const FRAME_SHIFT: u32 = 10;
-const FRAME: u64 = ((1 << 44) - 1) << FRAME_SHIFT;
+const FRAME: u64 = bits(53, 10);
 const MEMORY_SHIFT: u32 = 61;
-const MEMORY: u64 = 0b11 << MEMORY_SHIFT;
+const MEMORY: u64 = bits(62, 61);
 
 /// Svnapot's N: the page is one of 2^4 that are one translation; the frame number's low bits say so, too.
-const NAPOT: u64 = 1 << 63;
+const NAPOT: u64 = bit(63);
 const NAPOT_BITS: u32 = 4;
-const NAPOT_LOW: u64 = 0b1111 << FRAME_SHIFT;
-const NAPOT_64K: u64 = 0b1000 << FRAME_SHIFT;
+const NAPOT_LOW: u64 = bits(13, 10);
+const NAPOT_64K: u64 = bit(13);
 
 const ATTRIBUTED: u64 = 0;
 const NON_CACHEABLE: u64 = 1;
@@ -74,7 +75,7 @@ pub type Sv48x4Napot = GStage<4, false, true>;
 
 impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> GStage<LEVELS, ADU, GROUPS> {
     /// What goes with write permission where no hart notes its writes.
-    const WRITABLE: u64 = if ADU { WRITE } else { WRITE | DIRTY };
+    const WRITABLE: u64 = if ADU { WRITE } else { union([WRITE, DIRTY]) };
 
     /// The format; it has no choices.
     pub const fn new() -> Self {
@@ -84,7 +85,7 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> GStage<LEVELS, ADU, 
     /// The value of `hgatp` for the tables at `root`, of which only 14 bits of `vmid` count: MODE 8, 9 or 10 in bits
     /// 63:60, VMID in 57:44, the root's frame number in 43:0.
     pub const fn hgatp(self, root: Hpa, vmid: u16) -> u64 {
-        (LEVELS as u64 + 5) << 60 | (vmid as u64 & 0x3fff) << 44 | root.get() >> 12
+        union([(LEVELS as u64 + 5) << 60, (vmid as u64 & 0x3fff) << 44, root.get() >> 12])
     }
 }
 
@@ -105,10 +106,10 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
         _ => panic!("the G-stage has three to five levels"),
     };
     const TRUST: Trust<Self> = Trust::OURS;
-    const LOCKED: u64 = 1 << 5;
-    const FROZEN: u64 = 1 << 6;
+    const LOCKED: u64 = bit(5);
+    const FROZEN: u64 = bit(6);
     /// Entries whose bit 0 is clear: all other bits are software's.
-    const ANNOTATION: AnnotationField = AnnotationField { shift: FRAME_SHIFT, bits: 44, mark: 1 << 7 };
+    const ANNOTATION: AnnotationField = AnnotationField { shift: FRAME_SHIFT, bits: 44, mark: bit(7) };
     const KEPT: u64 = KEPT;
 
     #[inline(always)]
@@ -134,12 +135,12 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
 
     #[inline(always)]
     fn is_table(&self, raw: u64, _level: Level) -> bool {
-        raw & (VALID | USER) == VALID
+        raw & VALID != 0 && raw & USER == 0
     }
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        frame(table) | VALID
+        union([frame(table), VALID])
     }
 
     #[inline(always)]
@@ -149,7 +150,6 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
 
     #[inline(always)]
     fn leaf(&self, leaf: Leaf, _level: Level) -> u64 {
-        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         let (read, write, execute) = (leaf.permissions.read(), leaf.permissions.write(), leaf.permissions.execute());
         let execute = execute && leaf.memory == MemoryType::Normal;
         let memory = match leaf.memory {
@@ -157,15 +157,17 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
             MemoryType::NonCacheable => NON_CACHEABLE,
             MemoryType::Device => IO,
         };
-        frame(leaf.hpa)
-            | USER
-            | bit(read || execute, VALID)
-            | bit(read, READ)
-            | bit(read && write, Self::WRITABLE)
-            | bit(execute, EXECUTE)
-            | bit(leaf.accessed, ACCESSED)
-            | bit(read && leaf.may_write, MAY_WRITE)
-            | memory << MEMORY_SHIFT
+        union([
+            frame(leaf.hpa),
+            USER,
+            when(read || execute, VALID),
+            when(read, READ),
+            when(read && write, Self::WRITABLE),
+            when(execute, EXECUTE),
+            when(leaf.accessed, ACCESSED),
+            when(read && leaf.may_write, MAY_WRITE),
+            memory << MEMORY_SHIFT,
+        ])
     }
 
     #[inline(always)]
@@ -186,19 +188,17 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
 
     #[inline(always)]
     fn permits(&self, raw: u64, _level: Level, access: Access) -> bool {
-        let wanted = USER
-            | if ADU { 0 } else { ACCESSED }
-            | match access {
-                Access::Read => READ,
-                Access::Write => WRITE,
-                Access::Execute => EXECUTE,
-            };
-        raw & wanted == wanted
+        let wanted = match access {
+            Access::Read => READ,
+            Access::Write => WRITE,
+            Access::Execute => EXECUTE,
+        };
+        has(raw, [USER, when(!ADU, ACCESSED), wanted])
     }
 
     #[inline(always)]
     fn is_writable(&self, raw: u64, _level: Level) -> bool {
-        raw & (USER | WRITE) == USER | WRITE
+        has(raw, [USER, WRITE])
     }
 
     #[inline(always)]
@@ -208,7 +208,7 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
 
     #[inline(always)]
     fn made_writable(&self, raw: u64, _level: Level) -> u64 {
-        raw | WRITE | DIRTY | ACCESSED
+        raw | union([WRITE, DIRTY, ACCESSED])
     }
 
     #[inline(always)]
@@ -228,7 +228,7 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
 
     #[inline(always)]
     fn write_revoked(&self, raw: u64, _level: Level) -> u64 {
-        raw & !(Self::WRITABLE | MAY_WRITE)
+        raw & !Self::WRITABLE & !MAY_WRITE
     }
 
     #[inline(always)]
@@ -238,17 +238,17 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
 
     #[inline(always)]
     fn is_grouped(&self, raw: u64, _level: Level) -> bool {
-        GROUPS && raw & (NAPOT | USER) == NAPOT | USER
+        GROUPS && has(raw, [NAPOT, USER])
     }
 
     #[inline(always)]
     fn grouped(&self, raw: u64, _level: Level) -> u64 {
-        raw & !NAPOT_LOW | NAPOT_64K | NAPOT
+        raw & !NAPOT_LOW | union([NAPOT_64K, NAPOT])
     }
 
     #[inline(always)]
     fn ungrouped(&self, raw: u64, _level: Level, member: usize) -> u64 {
-        raw & !(NAPOT_LOW | NAPOT) | (member as u64) << FRAME_SHIFT
+        union([raw & !NAPOT_LOW & !NAPOT, (member as u64) << FRAME_SHIFT])
     }
 
     #[inline(always)]
@@ -263,7 +263,7 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
 
     #[inline(always)]
     fn is_dirty(&self, raw: u64, _level: Level) -> bool {
-        ADU && raw & (DIRTY | USER) == DIRTY | USER
+        ADU && has(raw, [DIRTY, USER])
     }
 
     #[inline(always)]
@@ -276,8 +276,8 @@ impl<const LEVELS: u8, const ADU: bool, const GROUPS: bool> Format for GStage<LE
     /// entry, permissions and flags in place.
     #[inline]
     fn change(&self, old: u64, new: u64, _level: Level) -> Change {
-        const CACHED: u64 = READ | WRITE | EXECUTE | ACCESSED | DIRTY;
-        match (old ^ new) & !(CACHED | MAY_WRITE) {
+        const CACHED: u64 = union([READ, WRITE, EXECUTE, ACCESSED, DIRTY]);
+        match (old ^ new) & !CACHED & !MAY_WRITE {
             0 if old & !new & CACHED == 0 => Change::Free,
             0 => Change::Flush,
             _ => Change::Break,
@@ -298,36 +298,11 @@ const fn address(raw: u64) -> Hpa {
 // Fields do not overlap, and bits 5 (global) and 60:54 stay clear.
 const _: () = {
     let fields = [VALID, READ, WRITE, EXECUTE, USER, ACCESSED, DIRTY, MAY_WRITE, KEPT, FRAME, MEMORY, NAPOT];
-    assert!(disjoint(&fields));
-    let (mut all, mut i) = (0, 0);
-    while i < fields.len() {
-        all |= fields[i];
-        i += 1;
-    }
-    assert!(all == !(1 << 5 | 0x7f << 54));
+    assert!(disjoint(&fields) && union(fields) == !union([bit(5), bits(60, 54)]));
 };
 
 // The invalid states are invalid to the hardware, are no leaves, and are distinct.
 const _: () = {
-    let states = [Sv39x4::LOCKED, Sv39x4::FROZEN, Sv39x4::ANNOTATION.mark];
-    let mut i = 0;
-    while i < states.len() {
-        assert!(states[i] & (VALID | USER | MAY_WRITE | FRAME) == 0);
-        assert!(states[i] != 0 && states[i] != states[(i + 1) % 3]);
-        i += 1;
-    }
-};
-
-// Modes and sizes: (hgatp.MODE, bits of guest physical address); the root is 16 KiB.
-const _: () = {
-    assert!(Sv39x4::new().hgatp(Hpa::new(0x4000), 1) == 8 << 60 | 1 << 44 | 4);
-    assert!(Sv48x4::new().hgatp(Hpa::new(0), 0xffff) == 9 << 60 | 0x3fff << 44);
-    assert!(Sv57x4::new().hgatp(Hpa::new(1 << 55), 0) == 10 << 60 | 1 << 43);
-    let widths = [(3, 41), (4, 50), (5, 59)];
-    let mut i = 0;
-    while i < widths.len() {
-        let geometry = Geometry::new(12, 9, Level::new(widths[i].0 - 1), 11, Level::new(2), 30);
-        assert!(geometry.address_bits() == widths[i].1 && geometry.root_tables() == 4);
-        i += 1;
-    }
+    let states = [Sv39x4::LOCKED, Sv39x4::FROZEN, Sv39x4::ANNOTATION.mark, FRAME];
+    assert!(disjoint(&states) && disjoint(&[VALID, USER, MAY_WRITE, union(states)]));
 };

@@ -165,6 +165,46 @@ fn g_stage_entries_are_as_the_manual_draws_them() {
     assert_eq!((Sv39x4::LOCKED, Sv39x4::FROZEN), (1 << 5, 1 << 6));
 }
 
+/// D8.17.2: with level 2 of FEAT_BBM a block and its table take each other's place, the one in use until then.
+#[test]
+fn sizes_change_without_a_break_where_the_cpu_can_and_keeps_no_dirty_state() {
+    fn sizes<const HD: bool, const BBM2: bool>([splits_what_is_read, splits_what_is_written, collapses]: [bool; 3]) {
+        let format = Stage2::<12, false, false, HD, false, BBM2>::new(48).unwrap();
+        let level = Level::new(1);
+        let [table, other] = [TABLE, TABLE + 0x1000].map(|at| format.table(Hpa::new(at), level));
+        let expected = |overlaps: bool| if overlaps { Change::Overlap } else { Change::Break };
+        for leaf in leaves() {
+            let block = format.leaf(leaf, level);
+            let splits = if leaf.permissions.write() { splits_what_is_written } else { splits_what_is_read };
+            assert_eq!(format.change(block, table, level), expected(splits), "{leaf:?} is split");
+            assert_eq!(format.change(table, block, level), expected(collapses), "{leaf:?} comes of a table");
+            let moved = format.leaf(Leaf { hpa: Hpa::new(AT + (1 << 30)), ..leaf }, level);
+            assert_eq!(format.change(block, moved, level), Change::Break, "{leaf:?} is moved");
+        }
+        assert_eq!(format.change(table, other, level), Change::Break, "another table");
+        assert_eq!(format.overlaps(), BBM2);
+    }
+    sizes::<false, false>([false, false, false]);
+    sizes::<true, false>([false, false, false]);
+    sizes::<false, true>([true, true, true]);
+    sizes::<true, true>([true, false, false]);
+}
+
+#[test]
+fn arm64_words_that_are_held_or_frozen_have_a_mark_of_software() {
+    let (level, format) = (Level::new(1), Arm64Bbm2::new(48).unwrap());
+    let table = format.table(Hpa::new(TABLE), level);
+    assert_eq!((table, format.held(table, level)), (TABLE | 1 << 58 | 0b11, TABLE | 0b11));
+    for leaf in leaves() {
+        let raw = format.leaf(leaf, level);
+        let owned = raw & !(1 << 55) | 1 << 56;
+        assert_eq!((format.held(raw, level), format.frozen(raw, level)), (owned | 1 << 57, owned), "{leaf:?}");
+        assert_eq!(Arm64::new(48).unwrap().held(raw, level), 1 << 2, "nothing is held without FEAT_BBML2");
+        assert_eq!(Arm64::new(48).unwrap().frozen(raw, level), 1 << 3, "nor frozen");
+    }
+    assert_eq!([Ept::new().held(table, level), Ept::new().frozen(table, level)], [Ept::LOCKED, Ept::FROZEN]);
+}
+
 /// Names say what a format has, in the order of its parameters.
 #[test]
 fn every_format_is_named_after_what_it_has() {
@@ -207,55 +247,6 @@ fn every_format_is_named_after_what_it_has() {
     let both = [GStage::<3, true, true>::NAME, GStage::<4, true, true>::NAME, GStage::<5, true, true>::NAME];
     assert_eq!(both, ["sv39x4-svadu-svnapot", "sv48x4-svadu-svnapot", "sv57x4-svadu-svnapot"]);
     assert_eq!(Fake::NAME, "fake");
-}
-
-#[test]
-fn groups_are_as_large_as_the_manuals_say() {
-    let bits = |format: &dyn Fn(Level) -> u32| [0, 1, 2].map(|level| format(Level::new(level)));
-    // D8.7.1: 16 with 4 KiB; 128 pages or 32 blocks with 16 KiB; 32 with 64 KiB. None of a GiB each, nor past a region.
-    let four = Arm64Contiguous::new(48).unwrap();
-    let sixteen = Stage2::<14, false, false, false, true>::new(48).unwrap();
-    let sixty_four = Stage2::<16, false, false, false, true>::new(48).unwrap();
-    assert_eq!(bits(&|level| four.group_bits(level)), [4, 4, 0]);
-    assert_eq!(bits(&|level| sixteen.group_bits(level)), [7, 5, 0]);
-    assert_eq!(bits(&|level| sixty_four.group_bits(level)), [5, 0, 0]);
-    let root_of_blocks = Arm64Contiguous::new(32).unwrap();
-    assert_eq!(bits(&|level| root_of_blocks.group_bits(level)), [4, 0, 0], "the root has none");
-    assert_eq!(bits(&|level| Arm64::new(48).unwrap().group_bits(level)), [0; 3]);
-    assert_eq!(bits(&|level| Sv48x4Napot::new().group_bits(level)), [4, 0, 0]);
-    assert_eq!(bits(&|level| Fake::new(4).with_groups(2).group_bits(level)), [2, 0, 0]);
-    let format = Ept::new();
-    let raw = format.leaf(leaves().last().unwrap(), Level::PAGE);
-    assert_eq!(bits(&|level| format.group_bits(level)), [0; 3]);
-    assert!(!format.is_grouped(raw, Level::PAGE));
-    assert_eq!((format.grouped(raw, Level::PAGE), format.ungrouped(raw, Level::PAGE, 3)), (raw, raw));
-}
-
-#[test]
-fn addresses_have_as_many_bits_as_the_manuals_say() {
-    assert_eq!([Arm64::new(40).unwrap().output_bits(), Arm64Lpa2::new(40).unwrap().output_bits()], [48, 52]);
-    assert_eq!([Arm64_16k::new(40).unwrap().output_bits(), Arm64_16kLpa2::new(40).unwrap().output_bits()], [48, 52]);
-    assert_eq!(Arm64_64k::new(40).unwrap().output_bits(), 52);
-    assert_eq!([Ept::new().output_bits(), Npt::new().output_bits(), Sv39x4::new().output_bits()], [52, 52, 56]);
-    let largest = |format: &dyn Fn() -> Geometry| format().largest_leaf().get();
-    assert_eq!(largest(&|| Arm64::new(48).unwrap().geometry()), 2);
-    assert_eq!(largest(&|| Arm64::new(32).unwrap().geometry()), 1, "the root's");
-    assert_eq!(largest(&|| Arm64_16k::new(48).unwrap().geometry()), 1);
-    assert_eq!(largest(&|| Arm64_64k::new(48).unwrap().geometry()), 1);
-    let geometry = Sv48x4::new().geometry();
-    assert_eq!((geometry.address_bits(), geometry.root_entries(), geometry.root_tables()), (50, 2048, 4));
-    assert_eq!(
-        (geometry.entries(), geometry.table_bytes(), geometry.page_size(), geometry.page_shift()),
-        (512, 4096, 4096, 12)
-    );
-    assert_eq!(geometry.address_space().end().get(), 1 << 50);
-    let level = |level| {
-        (geometry.shift(Level::new(level)), geometry.size(Level::new(level)), geometry.pages(Level::new(level)))
-    };
-    assert_eq!([level(0), level(1), level(2)], [(12, 1 << 12, 1), (21, 1 << 21, 512), (30, 1 << 30, 1 << 18)]);
-    let gpa = crate::addr::Gpa::new(0x2_5678_9abc_d123);
-    assert_eq!(geometry.root_index(gpa), 0x4ac);
-    assert_eq!([0, 1, 2].map(|level| geometry.index(gpa, Level::new(level))), [0x1cd, 0xd5, 0x1e2]);
 }
 
 #[test]

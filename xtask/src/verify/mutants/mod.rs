@@ -45,10 +45,11 @@ const GROUPS: [Group; 4] = [
 ];
 
 /// All but the exemplar, which is a test.
-const FORMATS: [&str; 7] = [
+const FORMATS: [&str; 8] = [
     "format/arm64/*.rs",
     "format/ept.rs",
     "format/fake.rs",
+    "format/fields.rs",
     "format/geometry.rs",
     "format/mod.rs",
     "format/npt.rs",
@@ -107,7 +108,7 @@ struct Place {
     line: usize,
 }
 
-/// Runs all groups, or those with one of `names`.
+/// Runs all groups, or those, and the files of others, that have one of `names`.
 pub(super) fn run(names: &[String], report: &mut Report) {
     const NAME: &str = "mutants of the source";
     if !cargo(&["mutants", "--version"]).output().is_ok_and(|output| output.status.success()) {
@@ -126,19 +127,21 @@ pub(super) fn run(names: &[String], report: &mut Report) {
 
 /// Gives back what the list explains in vain.
 fn run_groups(names: &[String], mutants: &mut Mutants) -> anyhow::Result<Vec<Mutant>> {
-    let unknown = names.iter().find(|name| GROUPS.iter().all(|group| group.name != **name));
-    ensure!(unknown.is_none(), "there is no group {unknown:?}");
+    let unknown = names.iter().find(|name| GROUPS.iter().all(|group| group.asked_for(&[(*name).clone()]).is_empty()));
+    ensure!(unknown.is_none(), "no group is {unknown:?}, or has that file");
     let list = std::fs::read_to_string(root().join(EXPLAINED)).context(EXPLAINED)?;
     let mut explained = Explained::read(&list).context(EXPLAINED)?;
-    for group in GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name)) {
-        run_group(group, &mut explained, mutants).with_context(|| group.name)?;
+    for (group, files) in GROUPS.iter().map(|group| (group, group.asked_for(names))) {
+        if !files.is_empty() {
+            run_group(group, &files, &mut explained, mutants).with_context(|| group.name)?;
+        }
     }
     let was_run = |mutant: &Mutant| mutant.name.split_once(": ").is_some_and(|(file, _)| mutants.files.contains(file));
     Ok(explained.rest().filter(was_run).collect())
 }
 
-/// Runs one group's stages, each on what has survived the one before.
-fn run_group(group: &Group, explained: &mut Explained, mutants: &mut Mutants) -> anyhow::Result<()> {
+/// Runs one group's stages on these of its files, each on what has survived the one before.
+fn run_group(group: &Group, files: &[String], explained: &mut Explained, mutants: &mut Mutants) -> anyhow::Result<()> {
     let mut survivors: Vec<Found> = Vec::new();
     for (number, stage) in group.stages.iter().enumerate() {
         let is_first = number == 0;
@@ -146,7 +149,7 @@ fn run_group(group: &Group, explained: &mut Explained, mutants: &mut Mutants) ->
             break;
         }
         let out = target().join(format!("verify/mutants/{}-{}", group.name, number + 1));
-        let outcomes = stage.run(group, &survivors, &out)?;
+        let outcomes = stage.run(files, &survivors, &out)?;
         let asked = std::mem::take(&mut survivors);
         for Outcome { scenario, summary } in outcomes {
             let Scenario::Mutant(found) = scenario else { continue };
@@ -174,25 +177,36 @@ fn run_group(group: &Group, explained: &mut Explained, mutants: &mut Mutants) ->
     Ok(())
 }
 
+impl Group {
+    /// Its files, if it is asked for by name or nothing is; else those that are.
+    fn asked_for(&self, names: &[String]) -> Vec<String> {
+        if names.is_empty() || names.iter().any(|name| name == self.name) {
+            return self.files.iter().map(|&files| files.to_owned()).collect();
+        }
+        let has = |name: &String| self.files.iter().any(|files| matches(files, name));
+        names.iter().filter(|name| has(name)).cloned().collect()
+    }
+}
+
 impl Stage {
-    /// Tries `only` these mutants, or all of the group's.
-    fn run(&self, group: &Group, only: &[Found], out: &Path) -> anyhow::Result<Vec<Outcome>> {
+    /// Tries `only` these mutants, or all of the files'.
+    fn run(&self, files: &[String], only: &[Found], out: &Path) -> anyhow::Result<Vec<Outcome>> {
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
         let built = target().join("verify/mutants/target");
         // cargo-mutants would try these tests without a mutant in the package of the mutants alone.
         let without = ["test", "--quiet", "--profile", PROFILE, "--package", self.package];
         tools::run(cargo(&[&without, self.tests].concat()).env("CARGO_TARGET_DIR", &built))?;
-        let status = self.command(group, only).arg("--output").arg(out).env("CARGO_TARGET_DIR", &built).status()?;
+        let status = self.command(files, only).arg("--output").arg(out).env("CARGO_TARGET_DIR", &built).status()?;
         // 2: some were missed. 3: some hung.
         ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo mutants ended with {status}");
         let outcomes = std::fs::read(out.join("mutants.out/outcomes.json"))?;
         Ok(serde_json::from_slice::<Outcomes>(&outcomes).context("what cargo-mutants found")?.outcomes)
     }
 
-    fn command(&self, group: &Group, only: &[Found]) -> Command {
+    fn command(&self, files: &[String], only: &[Found]) -> Command {
         let mut command = cargo(&["mutants", "--package", "slat", "--profile", PROFILE, "--jobs", "1"]);
         command.args(["--test-package", self.package, "--baseline", "skip", "--timeout", &self.patience.to_string()]);
-        command.args(group.files.iter().flat_map(|file| ["--file".to_owned(), format!("crates/slat/src/{file}")]));
+        command.args(files.iter().flat_map(|file| ["--file".to_owned(), format!("crates/slat/src/{file}")]));
         command.args(self.tests.iter().map(|test| format!("--cargo-arg={test}")));
         command.args(only.iter().map(|found| format!("--re=^{}$", escaped(&found.name))));
         command
@@ -218,4 +232,42 @@ impl Found {
 fn escaped(text: &str) -> String {
     const SPECIAL: &str = r"\.+*?()|[]{}^$#&-~";
     text.chars().flat_map(|c| SPECIAL.contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// Whether these files, of which `*` is some of one folder's, have this one among them.
+fn matches(files: &str, file: &str) -> bool {
+    let Some((before, after)) = files.split_once('*') else { return files == file };
+    let some = file.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+    some.is_some_and(|some| !some.is_empty() && !some.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_or_one_of_its_files_can_be_asked_for() {
+        let asked_for = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+            GROUPS.map(|group| group.asked_for(&names)).concat()
+        };
+        assert_eq!(asked_for(&[]).len(), GROUPS.map(|group| group.files.len()).into_iter().sum::<usize>());
+        assert_eq!(asked_for(&["shards"]), ["addr.rs", "tlb/*.rs", "space/shard.rs"]);
+        assert_eq!(asked_for(&["format/arm64/mod.rs", "format/ept.rs"]), ["format/arm64/mod.rs", "format/ept.rs"]);
+        assert_eq!(asked_for(&["formats", "format/ept.rs"]).len(), FORMATS.len());
+        assert!(asked_for(&["format/arm64/", "format/arm64/a/b.rs", "format/exemplar.rs", "*"]).is_empty());
+    }
+
+    #[test]
+    fn every_file_of_a_group_is_there() {
+        for files in GROUPS.map(|group| group.files).concat() {
+            let folder = root().join("crates/slat/src").join(files).parent().expect("a folder").to_owned();
+            let pattern = files.rsplit('/').next().expect("a name");
+            let found = std::fs::read_dir(folder).unwrap();
+            assert!(
+                found.map(|entry| entry.unwrap().file_name()).any(|name| matches(pattern, &name.to_string_lossy())),
+                "{files}"
+            );
+        }
+    }
 }

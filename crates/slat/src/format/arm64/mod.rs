@@ -15,38 +15,37 @@ use core::fmt;
 
 use name::Name;
 
-use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf, disjoint};
+use super::fields::{bit, bits, disjoint, has, union, when};
+use super::{AnnotationField, Change, Format, Geometry, Kind, Leaf};
 use crate::addr::{Hpa, Level};
 use crate::host::{Access, MemoryType, Permissions, Trust};
 
-const VALID: u64 = 1 << 0;
+const VALID: u64 = bit(0);
 /// Bit 1 of a valid descriptor: a table above the page level, a page at it; clear for a block.
-const TABLE_OR_PAGE: u64 = 1 << 1;
+const TABLE_OR_PAGE: u64 = bit(1);
 const MEM_ATTR_SHIFT: u32 = 2;
-const S2AP_READ: u64 = 1 << 6;
-const S2AP_WRITE: u64 = 1 << 7;
-const SH_INNER: u64 = 0b11 << 8;
-const ACCESS_FLAG: u64 = 1 << 10;
+const MEM_ATTR: u64 = bits(5, 2);
+const S2AP_READ: u64 = bit(6);
+const S2AP_WRITE: u64 = bit(7);
+const SH_INNER: u64 = bits(9, 8);
+const ACCESS_FLAG: u64 = bit(10);
 /// In a leaf: one of several aligned neighbours that hardware may cache as one (D8.7.1).
-const CONTIGUOUS_HINT: u64 = 1 << 52;
-const EXECUTE_NEVER: u64 = 1 << 54;
+const CONTIGUOUS_HINT: u64 = bit(52);
+const EXECUTE_NEVER: u64 = bit(54);
 /// With hardware management of the dirty state: writable, whatever `S2AP[1]` says, which is the dirty state then (D8.5.3).
-const DBM: u64 = 1 << 51;
+const DBM: u64 = bit(51);
 /// Bits 58:55 are reserved for software in leaf descriptors, and ignored in table descriptors.
-const MAY_WRITE: u64 = 1 << 55;
-const KEPT: u64 = 1 << 56;
+const MAY_WRITE: u64 = bit(55);
+const KEPT: u64 = bit(56);
 /// Was dirty when write permission was withheld.
-const WAS_DIRTY_SHIFT: u32 = 57;
-const WAS_DIRTY: u64 = 1 << WAS_DIRTY_SHIFT;
+const WAS_DIRTY: u64 = bit(57);
 /// With FEAT_BBML2, in a leaf: one thread's, who changes its size; held if [`HELD`] says so, else frozen. Hardware goes on
 /// using it.
-const OWNED: u64 = 1 << 56;
+const OWNED: u64 = bit(56);
 /// No leaf is owned whose dirty state hardware keeps.
 const HELD: u64 = WAS_DIRTY;
 /// With FEAT_BBML2, in a table: software may go on below. Clear while the table is held: the one bit that walks ask for.
-const SETTLED: u64 = 1 << 58;
-const S2AP_WRITE_SHIFT: u32 = 7;
-const MEM_ATTR: u64 = 0b1111 << MEM_ATTR_SHIFT;
+const SETTLED: u64 = bit(58);
 
 /// arm64 stage 2 with a granule of `1 << GRANULE` bytes: 12, 14 or 16.
 ///
@@ -154,11 +153,11 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     /// Bits of an address, input and output.
     const ADDRESS_BITS: u32 = if LPA2 || GRANULE == 16 { 52 } else { 48 };
     /// The descriptor's address field without the bits that moved.
-    const ADDRESS: u64 = if LPA2 { mask(49, GRANULE) } else { mask(47, GRANULE) };
+    const ADDRESS: u64 = if LPA2 { bits(49, GRANULE) } else { bits(47, GRANULE) };
     /// The most significant bits of a 52-bit address, in the descriptor.
     const HIGH: u64 = match (GRANULE, LPA2) {
-        (16, _) => mask(15, 12),
-        (_, true) => mask(9, 8),
+        (16, _) => bits(15, 12),
+        (_, true) => bits(9, 8),
         _ => 0,
     };
     /// How far down they have moved.
@@ -168,6 +167,24 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     const NORMAL: u64 = if FWB { 0b0110 } else { 0b1111 };
     const NON_CACHEABLE: u64 = 0b0101;
     const DEVICE: u64 = 0b0001;
+    const FIELDS: [u64; 16] = [
+        VALID,
+        TABLE_OR_PAGE,
+        MEM_ATTR,
+        S2AP_READ,
+        S2AP_WRITE,
+        Self::SHAREABLE,
+        ACCESS_FLAG,
+        Self::ADDRESS,
+        Self::HIGH,
+        DBM,
+        CONTIGUOUS_HINT,
+        EXECUTE_NEVER,
+        MAY_WRITE,
+        KEPT,
+        WAS_DIRTY,
+        SETTLED,
+    ];
     /// What says that hardware may write.
     const WRITABLE: u64 = if HD { DBM } else { S2AP_WRITE };
     /// What hardware notes of a write.
@@ -210,34 +227,31 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     }
 
     /// Whether the one word is a table and the other a leaf whose place it may take without a break (D8.17.2). Not where
-    /// hardware may have to note a write meanwhile.
-    const fn resizes(old: u64, new: u64, level: Level) -> bool {
-        let splits = old & TABLE_OR_PAGE == 0 && new & TABLE_OR_PAGE != 0;
-        let collapses = old & TABLE_OR_PAGE != 0 && new & TABLE_OR_PAGE == 0;
-        let is_above_pages = level.get() > Level::PAGE.get();
-        BBM2 && is_above_pages && if HD { splits && old & DBM == 0 } else { splits || collapses }
+    /// hardware may have to note a write meanwhile. Pages have bit 1 as tables do, and change into nothing else.
+    const fn resizes(old: u64, new: u64) -> bool {
+        match (old & TABLE_OR_PAGE, new & TABLE_OR_PAGE) {
+            _ if !BBM2 => false,
+            (0, TABLE_OR_PAGE) => !HD || old & DBM == 0,
+            (TABLE_OR_PAGE, 0) => !HD,
+            _ => false,
+        }
     }
 
     /// The leaf with the note of software's that keeps the dirty state when hardware's bits go.
     #[inline(always)]
     const fn with_note(raw: u64) -> u64 {
-        raw | (raw & Self::WRITTEN) << (WAS_DIRTY_SHIFT - S2AP_WRITE_SHIFT)
+        raw | when(raw & Self::WRITTEN != 0, WAS_DIRTY)
     }
 
     #[inline(always)]
     const fn address_field(hpa: Hpa) -> u64 {
-        hpa.get() & Self::ADDRESS | hpa.get() >> Self::HIGH_SHIFT & Self::HIGH
+        union([hpa.get() & Self::ADDRESS, hpa.get() >> Self::HIGH_SHIFT & Self::HIGH])
     }
 
     #[inline(always)]
     const fn address(raw: u64) -> Hpa {
-        Hpa::new(raw & Self::ADDRESS | (raw & Self::HIGH) << Self::HIGH_SHIFT)
+        Hpa::new(union([raw & Self::ADDRESS, (raw & Self::HIGH) << Self::HIGH_SHIFT]))
     }
-}
-
-/// Bits `high` to `low`.
-const fn mask(high: u8, low: u8) -> u64 {
-    (u64::MAX >> (63 - high)) & (u64::MAX << low)
 }
 
 impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const GROUPS: bool, const BBM2: bool> Format
@@ -245,18 +259,17 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 {
     const NAME: &'static str = Self::SPELLED.as_str();
     const TRUST: Trust<Self> = Trust::OURS;
-    const LOCKED: u64 = 1 << 2;
-    const FROZEN: u64 = 1 << 3;
+    const LOCKED: u64 = bit(2);
+    const FROZEN: u64 = bit(3);
     /// Invalid descriptors: bits 63:1 are ignored (D8.3.1).
-    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 42, mark: 1 << 4 };
+    const ANNOTATION: AnnotationField = AnnotationField { shift: 12, bits: 42, mark: bit(4) };
     const KEPT: u64 = KEPT;
 
     /// Built here rather than kept, so that the compiler sees which of its parts are constant.
     #[inline(always)]
     fn geometry(&self) -> Geometry {
         let largest = if GRANULE == 12 { 2 } else { 1 };
-        let largest_leaf = if self.root.get() < largest { self.root } else { Level::new(largest) };
-        Geometry::new(GRANULE, GRANULE - 3, self.root, self.root_bits, largest_leaf, 30)
+        Geometry::new(GRANULE, GRANULE - 3, self.root, self.root_bits, self.root.min(Level::new(largest)), 30)
     }
 
     #[inline(always)]
@@ -290,7 +303,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     #[inline(always)]
     fn table(&self, table: Hpa, _level: Level) -> u64 {
-        Self::address_field(table) | Self::IS_TABLE | TABLE_OR_PAGE | VALID
+        union([Self::address_field(table), when(BBM2, SETTLED), TABLE_OR_PAGE, VALID])
     }
 
     #[inline(always)]
@@ -300,23 +313,24 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     #[inline(always)]
     fn leaf(&self, leaf: Leaf, level: Level) -> u64 {
-        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
         let permissions = leaf.permissions;
         let memory = match leaf.memory {
             MemoryType::Normal => Self::NORMAL,
             MemoryType::NonCacheable => Self::NON_CACHEABLE,
             MemoryType::Device => Self::DEVICE,
         };
-        Self::address_field(leaf.hpa)
-            | VALID
-            | bit(level == Level::PAGE, TABLE_OR_PAGE)
-            | memory << MEM_ATTR_SHIFT
-            | bit(permissions.read(), S2AP_READ)
-            | bit(permissions.write(), Self::WRITABLE)
-            | bit(!permissions.execute() || leaf.memory != MemoryType::Normal, EXECUTE_NEVER)
-            | bit(leaf.memory != MemoryType::Device, Self::SHAREABLE)
-            | bit(leaf.accessed, ACCESS_FLAG)
-            | bit(leaf.may_write, MAY_WRITE)
+        union([
+            Self::address_field(leaf.hpa),
+            VALID,
+            when(level == Level::PAGE, TABLE_OR_PAGE),
+            memory << MEM_ATTR_SHIFT,
+            when(permissions.read(), S2AP_READ),
+            when(permissions.write(), Self::WRITABLE),
+            when(!permissions.execute() || leaf.memory != MemoryType::Normal, EXECUTE_NEVER),
+            when(leaf.memory != MemoryType::Device, Self::SHAREABLE),
+            when(leaf.accessed, ACCESS_FLAG),
+            when(leaf.may_write, MAY_WRITE),
+        ])
     }
 
     #[inline(always)]
@@ -344,14 +358,13 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
         };
         // Leaves alone have an access flag; where hardware sets it, they are what is valid and no table.
         let valid = if HD { VALID } else { ACCESS_FLAG };
-        let (mask, wanted) = (mask | valid, wanted | valid);
-        raw & mask == wanted && !(HD && raw & TABLE_OR_PAGE != 0 && level > Level::PAGE)
+        raw & union([mask, valid]) == union([wanted, valid]) && !(HD && raw & TABLE_OR_PAGE != 0 && level > Level::PAGE)
     }
 
     #[inline(always)]
     fn is_writable(&self, raw: u64, _level: Level) -> bool {
         let (writable, valid) = if HD { (DBM, VALID) } else { (S2AP_WRITE, 0) };
-        raw & (writable | valid | Self::IS_OWNED) == writable | valid
+        raw & union([writable, valid, Self::IS_OWNED]) == union([writable, valid])
     }
 
     #[inline(always)]
@@ -361,7 +374,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     #[inline(always)]
     fn made_writable(&self, raw: u64, _level: Level) -> u64 {
-        raw | Self::WRITABLE | Self::WRITTEN | ACCESS_FLAG
+        raw | union([Self::WRITABLE, Self::WRITTEN, ACCESS_FLAG])
     }
 
     #[inline(always)]
@@ -376,12 +389,12 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     #[inline(always)]
     fn write_protected(&self, raw: u64, _level: Level) -> u64 {
-        Self::with_note(raw) & !(Self::WRITABLE | Self::WRITTEN)
+        Self::with_note(raw) & !Self::WRITABLE & !Self::WRITTEN
     }
 
     #[inline(always)]
     fn write_revoked(&self, raw: u64, _level: Level) -> u64 {
-        Self::with_note(raw) & !(Self::WRITABLE | Self::WRITTEN | MAY_WRITE)
+        Self::with_note(raw) & !Self::WRITABLE & !Self::WRITTEN & !MAY_WRITE
     }
 
     #[inline(always)]
@@ -397,22 +410,20 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     /// Both bits are clear in tables and in every invalid state.
     #[inline(always)]
     fn is_dirty(&self, raw: u64, _level: Level) -> bool {
-        HD && raw & (S2AP_WRITE | WAS_DIRTY) != 0
+        HD && raw & union([S2AP_WRITE, WAS_DIRTY]) != 0
     }
 
     #[inline(always)]
     fn made_clean(&self, raw: u64, _level: Level) -> u64 {
-        if HD { raw & !(S2AP_WRITE | WAS_DIRTY) } else { raw }
+        if HD { raw & !S2AP_WRITE & !WAS_DIRTY } else { raw }
     }
 
     /// The numbers of D8.7.1. A group of blocks has to fit in a shard's region.
     #[inline(always)]
     fn group_bits(&self, level: Level) -> u32 {
         let bits = match (GRANULE, level) {
-            (12, Level::PAGE) => 4,
-            (14, Level::PAGE) => 7,
-            (16, Level::PAGE) => 5,
             (12, _) => 4,
+            (14, Level::PAGE) => 7,
             _ => 5,
         };
         let geometry = self.geometry();
@@ -422,7 +433,7 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     #[inline(always)]
     fn is_grouped(&self, raw: u64, _level: Level) -> bool {
-        GROUPS && raw & (CONTIGUOUS_HINT | VALID | Self::IS_OWNED) == CONTIGUOUS_HINT | VALID
+        GROUPS && has(raw, [CONTIGUOUS_HINT, VALID]) && raw & Self::IS_OWNED == 0
     }
 
     #[inline(always)]
@@ -437,14 +448,14 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
 
     /// D8.17.1: a change of output address, size, memory type, shareability or the Contiguous bit, or between table and
     /// block, needs break-before-make; permissions, the access flag and software bits do not.
-    fn change(&self, old: u64, new: u64, level: Level) -> Change {
-        let permissive = S2AP_READ | S2AP_WRITE | ACCESS_FLAG | Self::WRITABLE;
-        let in_place = permissive | EXECUTE_NEVER | MAY_WRITE | if HD { WAS_DIRTY } else { 0 };
-        let narrowed = (old & !new & permissive) | (new & !old & EXECUTE_NEVER);
+    fn change(&self, old: u64, new: u64, _level: Level) -> Change {
+        let permissive = union([S2AP_READ, S2AP_WRITE, ACCESS_FLAG, when(HD, DBM)]);
+        let in_place = union([permissive, EXECUTE_NEVER, MAY_WRITE, when(HD, WAS_DIRTY)]);
+        let narrowed = union([old & !new & permissive, new & !old & EXECUTE_NEVER]);
         match (old ^ new) & !in_place {
             0 if narrowed == 0 => Change::Free,
             0 => Change::Flush,
-            _ if Self::resizes(old, new, level) => Change::Overlap,
+            _ if Self::resizes(old, new) => Change::Overlap,
             _ => Change::Break,
         }
     }
@@ -459,93 +470,37 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
         match self.kind(raw, level) {
             _ if !BBM2 => Self::LOCKED,
             Kind::Table => raw & !SETTLED,
-            _ => raw & !MAY_WRITE | OWNED | HELD,
+            _ => union([raw & !MAY_WRITE, OWNED, HELD]),
         }
     }
 
     #[inline(always)]
     fn frozen(&self, raw: u64, _level: Level) -> u64 {
-        if BBM2 { raw & !MAY_WRITE | OWNED } else { Self::FROZEN }
+        if BBM2 { union([raw & !MAY_WRITE, OWNED]) } else { Self::FROZEN }
     }
 }
 
-/// What an annotated word may have.
-const EMPTY: u64 = Arm64::ANNOTATION.mask() | Arm64::ANNOTATION.mark;
-
-// The invalid states are invalid to the hardware, distinct, and keep bits 1:0 and what marks tables zero.
-const _: () = {
-    const MARKS: u64 = VALID | TABLE_OR_PAGE | SETTLED;
-    assert!(Arm64::LOCKED & MARKS == 0 && Arm64::FROZEN & MARKS == 0 && EMPTY & MARKS == 0);
-    assert!(Arm64::LOCKED != 0 && Arm64::FROZEN != 0 && Arm64::LOCKED != Arm64::FROZEN);
-};
-
-// What is asked of leaves alone is clear in an annotation, and an annotation is none of the other states.
-const _: () = {
-    assert!(EMPTY & (VALID | TABLE_OR_PAGE | S2AP_READ | S2AP_WRITE | ACCESS_FLAG | MAY_WRITE) == 0);
-    assert!(Arm64::ANNOTATION.mark & (Arm64::LOCKED | Arm64::FROZEN) == 0);
-};
+// The invalid states are distinct, and have nothing that is asked of tables or leaves alone.
+const _: () = assert!(disjoint(&[
+    VALID,
+    TABLE_OR_PAGE,
+    S2AP_READ,
+    S2AP_WRITE,
+    ACCESS_FLAG,
+    MAY_WRITE,
+    SETTLED,
+    Arm64::LOCKED,
+    Arm64::FROZEN,
+    Arm64::ANNOTATION.mark,
+    Arm64::ANNOTATION.mask(),
+]));
 
 // Fields do not overlap, in any format; where the address has bits 9:8, there is no shareability.
 const _: () = {
-    assert!(no_overlap(Arm64::ADDRESS, Arm64::HIGH, Arm64::SHAREABLE));
-    assert!(no_overlap(Arm64Lpa2::ADDRESS, Arm64Lpa2::HIGH, Arm64Lpa2::SHAREABLE));
-    assert!(no_overlap(Arm64_16k::ADDRESS, Arm64_16k::HIGH, Arm64_16k::SHAREABLE));
-    assert!(no_overlap(Arm64_16kLpa2::ADDRESS, Arm64_16kLpa2::HIGH, Arm64_16kLpa2::SHAREABLE));
-    assert!(no_overlap(Arm64_64k::ADDRESS, Arm64_64k::HIGH, Arm64_64k::SHAREABLE));
-    assert!(Arm64::ADDRESS == 0x0000_ffff_ffff_f000 && Arm64::HIGH == 0);
+    assert!(disjoint(&Arm64::FIELDS) && disjoint(&Arm64Lpa2::FIELDS));
+    assert!(disjoint(&Arm64_16k::FIELDS) && disjoint(&Arm64_16kLpa2::FIELDS) && disjoint(&Arm64_64k::FIELDS));
+    assert!(Arm64::ADDRESS == bits(47, 12) && Arm64::HIGH == 0);
 };
-
-const fn no_overlap(address: u64, high: u64, shareable: u64) -> bool {
-    disjoint(&[
-        VALID,
-        TABLE_OR_PAGE,
-        MEM_ATTR,
-        S2AP_READ,
-        S2AP_WRITE,
-        shareable,
-        ACCESS_FLAG,
-        address,
-        high,
-        CONTIGUOUS_HINT,
-        EXECUTE_NEVER,
-        DBM,
-        MAY_WRITE,
-        KEPT,
-        WAS_DIRTY,
-        SETTLED,
-    ])
-}
 
 // A leaf is owned by bits that hardware leaves to software, none of which a settled table has for its mark.
-const _: () = assert!(disjoint(&[MAY_WRITE, OWNED, HELD, SETTLED]) && (OWNED | HELD) & !(0b1111 << 55) == 0);
-
-// The shapes of D8.2.2: (address bits, root level, tables in the root).
-const _: () = {
-    shape(Arm64::new(32), (32, 1, 4));
-    shape(Arm64::new(34), (34, 1, 16));
-    shape(Arm64::new(35), (35, 2, 1));
-    shape(Arm64::new(40), (40, 2, 2));
-    shape(Arm64::new(43), (43, 2, 16));
-    shape(Arm64::new(44), (44, 3, 1));
-    shape(Arm64::new(48), (48, 3, 1));
-    shape(Arm64Lpa2::new(52), (52, 3, 16));
-    shape(Arm64Lpa2::with_levels(52, 5), (52, 4, 1));
-    shape(Arm64_16k::new(32), (32, 1, 1));
-    shape(Arm64_16k::new(40), (40, 1, 16));
-    shape(Arm64_16k::new(48), (48, 2, 2));
-    shape(Arm64_16kLpa2::new(51), (51, 2, 16));
-    shape(Arm64_16kLpa2::new(52), (52, 3, 1));
-    shape(Arm64_64k::new(32), (32, 1, 1));
-    shape(Arm64_64k::new(46), (46, 1, 16));
-    shape(Arm64_64k::new(52), (52, 2, 1));
-};
-
-const fn shape<const GRANULE: u8, const LPA2: bool>(
-    format: Result<Stage2<GRANULE, LPA2, false>, Arm64Error>,
-    (bits, root, tables): (u32, u8, usize),
-) {
-    let Ok(format) = format else { panic!() };
-    let geometry = Geometry::new(GRANULE, GRANULE - 3, format.root, format.root_bits, Level::new(1), 30);
-    assert!(geometry.address_bits() == bits);
-    assert!(geometry.root_level().get() == root && geometry.root_tables() == tables);
-}
+const _: () = assert!(disjoint(&[MAY_WRITE, OWNED, HELD, SETTLED]) && (OWNED | HELD) & !bits(58, 55) == 0);
