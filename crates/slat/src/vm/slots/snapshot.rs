@@ -67,10 +67,6 @@ impl<A: Atomics> Entry for Slot<A> {
     fn key(&self) -> Gpa {
         self.range.start()
     }
-
-    fn end(&self) -> Gpa {
-        self.range.end()
-    }
 }
 
 /// All slots at one moment.
@@ -298,6 +294,9 @@ mod tests {
         assert_eq!((host(&moved, 0), host(&moved, 0x10_0000)), ([0x5000, 0x9000, 0xa000].into(), [0x3000].into()));
         assert_eq!((at(&before, 0x1000), at(&before, 0x3000)), (Some(1), None));
         assert_eq!(host(&before, 0), [0x1000, 0x5000, 0x9000, 0xa000]);
+        let flags = SlotFlags { read_only: true, log: None };
+        let changed = before.with(Slot { flags, ..slot(1, 0x1000, 0x2000) }).unwrap();
+        assert!(changed.by_host.is_shared_with(&before.by_host) && changed.by_number.is_shared_with(&before.by_number));
         let other_memory = before.with(Slot { host: HostAddress::new(0x10_0000), ..slot(1, 0x1000, 0x2000) }).unwrap();
         assert_eq!((host(&other_memory, 0).len(), host(&other_memory, 0x10_0000)), (3, [0x1000].into()));
     }

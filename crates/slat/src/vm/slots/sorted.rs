@@ -20,7 +20,7 @@ pub(super) trait Entry: Clone {
 
     fn key(&self) -> Self::Key;
 
-    /// The first key past the entry, if it stands for a range of keys.
+    /// The first key past the entry, where entries are ranges of keys: see [`Sorted::overlapping`].
     fn end(&self) -> Self::Key {
         self.key()
     }
@@ -102,21 +102,26 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
 
     /// A sequence with new chunks in the place of these links, which have `entry`, and nothing else of this key.
     fn rebuilt(&self, links: Range<usize>, key: T::Key, entry: Option<T>) -> Result<Self, OutOfMemory> {
-        let (head, tail) = (&self.spine[..links.start], &self.spine[links.end..]);
-        let old = self.spine[links].iter().flat_map(|link| link.chunk.iter());
-        let before = old.clone().take_while(|other| other.key() < key);
-        let after = old.skip_while(|other| other.key() <= key);
-        let count = before.clone().count() + usize::from(entry.is_some()) + after.clone().count();
+        let (head, old, tail) = (&self.spine[..links.start], &self.spine[links.clone()], &self.spine[links.end..]);
+        let mut entries = reserved(old.iter().map(|link| link.chunk.len()).sum::<usize>() + 1)?;
+        for Link { chunk, .. } in old {
+            entries.extend_from_slice(&chunk[..chunk.partition_point(|other| other.key() < key)]);
+        }
+        entries.extend(entry);
+        let through = entries.len();
+        for Link { chunk, .. } in old {
+            entries.extend_from_slice(&chunk[chunk.partition_point(|other| other.key() <= key)..]);
+        }
         // What grows at its end leaves full chunks behind.
-        let grows_at_end = tail.is_empty() && after.clone().next().is_none();
-        let first = if count <= MOST || grows_at_end { count.min(MOST) } else { count / 2 };
-        let mut entries = before.cloned().chain(entry).chain(after.cloned());
+        let grows_at_end = tail.is_empty() && through == entries.len();
+        let first = if entries.len() <= MOST || grows_at_end { MOST } else { entries.len() / 2 };
+        let mut others = reserved(entries.len().saturating_sub(first))?;
+        others.extend(entries.drain(first.min(entries.len())..));
 
-        let mut spine = Vec::new();
-        spine.try_reserve_exact(head.len() + 2 + tail.len()).map_err(|_| OutOfMemory)?;
+        let mut spine = reserved(head.len() + 2 + tail.len())?;
         spine.extend_from_slice(head);
-        for len in [first, count - first].into_iter().filter(|len| *len > 0) {
-            spine.push(Link::to(entries.by_ref().take(len), len)?);
+        for chunk in [entries, others] {
+            spine.extend(Link::to(chunk)?);
         }
         spine.extend_from_slice(tail);
         Ok(Self { spine: Shared::new(spine)? })
@@ -124,14 +129,20 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
 }
 
 impl<T: Entry, A: Atomics> Link<T, A> {
-    /// A chunk of these entries: `len`, at least one.
-    fn to(entries: impl Iterator<Item = T>, len: usize) -> Result<Self, OutOfMemory> {
-        let mut chunk = Vec::new();
-        chunk.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
-        chunk.extend(entries);
-        let (first, reach) = (chunk[0].key(), chunk.iter().map(T::end).fold(chunk[0].end(), Ord::max));
-        Ok(Self { first, reach, chunk: Shared::new(chunk)? })
+    /// The link to these entries, if there are any.
+    fn to(chunk: Vec<T>) -> Result<Option<Self>, OutOfMemory> {
+        let (Some(first), Some(reach)) = (chunk.first().map(T::key), chunk.iter().map(T::end).max()) else {
+            return Ok(None);
+        };
+        Ok(Some(Self { first, reach, chunk: Shared::new(chunk)? }))
     }
+}
+
+/// An empty vector with room for `len` elements.
+fn reserved<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
+    Ok(vec)
 }
 
 #[cfg(test)]
