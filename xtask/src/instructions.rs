@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::tools::{cargo, root, run, target};
 
 /// What is counted: an operation, and the two counts whose difference is taken.
-const OPERATIONS: [(&str, u64, u64); 12] = [
+const OPERATIONS: [(&str, u64, u64); 15] = [
     ("map_4k", 1000, 3000),
     ("map_4k_random", 1000, 3000),
     ("map_4k_logged", 1000, 3000),
@@ -23,6 +23,9 @@ const OPERATIONS: [(&str, u64, u64); 12] = [
     ("split_block", 2, 10),
     ("split_ahead", 2, 10),
     ("collapse_block", 2, 10),
+    ("create_slot_32", 8, 24),
+    ("create_slot_1024", 64, 128),
+    ("create_slot_32764", 64, 128),
 ];
 
 /// Where the counts are kept.

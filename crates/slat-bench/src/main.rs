@@ -1,7 +1,8 @@
 //! `slat-bench OPERATION COUNT`: does one of slat's operations so many times. Run it under a tool that counts instructions
 //! with two counts, and the difference is the operation's: `cargo xtask instructions` does.
 //!
-//! Four levels, 64 slots, tables linked and carried beforehand, TLB maintenance that does nothing.
+//! Four levels, 64 slots (unless it is slots that are made), tables linked and carried beforehand, TLB maintenance that does
+//! nothing.
 
 mod measured;
 
@@ -34,7 +35,8 @@ fn usage() -> ExitCode {
         "slat-bench OPERATION COUNT
 
     map_4k map_4k_random map_4k_logged spurious relax_dirty lookup
-    protect_leaf unmap_leaf range_map_leaf split_block split_ahead collapse_block"
+    protect_leaf unmap_leaf range_map_leaf split_block split_ahead collapse_block
+    create_slot_32 create_slot_1024 create_slot_32764"
     );
     ExitCode::from(2)
 }
@@ -45,6 +47,9 @@ fn operate(operation: &str, count: u64) -> bool {
     let format = Arm64::new(48).expect("48 bits");
     let vm = Vm::new(Embedder { largest }, format, Config::default()).expect("memory");
     let mut worker = Worker::new(&vm).expect("a free place");
+    if let Some(slots) = operation.strip_prefix("create_slot_") {
+        return slots.parse().is_ok_and(|slots| create_last_slots(&mut worker, slots, count));
+    }
     create_slots(&mut worker);
     let mut vcpu = Vcpu::new(&vm, VcpuId(0)).expect("a free place");
     link_tables(&mut vcpu);
@@ -118,6 +123,18 @@ fn create_slots(worker: &mut Worker<&BenchVm>) {
         let slot = NewSlot { range: range(start, 1 << 30), host, flags: SlotFlags::default() };
         worker.create_slot(SlotId(number), slot).expect("a good slot");
     }
+}
+
+/// Of so many slots, one by one, the last `count` are counted.
+fn create_last_slots(worker: &mut Worker<&BenchVm>, slots: u32, count: u64) -> bool {
+    let slot = |number: u32| {
+        let range = range(u64::from(number) * 2 * PAGE, PAGE);
+        NewSlot { range, host: HostAddress::new(range.start().get()), flags: SlotFlags::default() }
+    };
+    let counted = u64::from(slots).saturating_sub(count) as u32..slots;
+    (0..counted.start).for_each(|number| worker.create_slot(SlotId(number), slot(number)).expect("a good slot"));
+    counted.for_each(|number| measured::create_slot(worker, SlotId(number), slot(number)));
+    true
 }
 
 fn link_tables(vcpu: &mut Vcpu<&BenchVm>) {

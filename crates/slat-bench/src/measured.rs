@@ -2,8 +2,8 @@
 //! here count, those of the embedder's translation do not.
 
 use slat::addr::{Gpa, GpaRange, Level};
-use slat::host::{Access, Permissions};
-use slat::vm::{Budget, Collapse, Outcome, Vcpu, Worker};
+use slat::host::{Access, Permissions, SlotId};
+use slat::vm::{Budget, Collapse, NewSlot, Outcome, Vcpu, Worker};
 
 use crate::BenchVm;
 
@@ -51,4 +51,10 @@ pub(crate) fn split(worker: &mut Worker<&BenchVm>, range: GpaRange) {
     let blocks = range.len() >> 21;
     let progress = worker.split(range, Level::PAGE, Budget::UNLIMITED);
     assert!(progress.is_ok_and(|progress| progress.changed == blocks && progress.is_done()));
+}
+
+/// One more slot.
+#[inline(never)]
+pub(crate) fn create_slot(worker: &mut Worker<&BenchVm>, id: SlotId, slot: NewSlot) {
+    worker.create_slot(id, slot).expect("a good slot");
 }

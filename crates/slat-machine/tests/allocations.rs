@@ -181,6 +181,55 @@ fn slots_and_logs_that_do_not_fit_change_nothing() {
     assert!(refused >= 4, "{refused} refusals");
 }
 
+/// Tries `change` with its first, second, … allocation failing, until it is done; `check` looks after each refusal.
+fn refused_until_done(mut change: impl FnMut() -> bool, mut check: impl FnMut()) -> usize {
+    for which in 0.. {
+        FAILED.set(false);
+        LEFT.set(which);
+        let is_done = change();
+        LEFT.set(usize::MAX);
+        if is_done {
+            return which;
+        }
+        assert!(FAILED.get(), "nothing was refused");
+        check();
+    }
+    unreachable!("some number of allocations is enough");
+}
+
+/// As many as share one allocation of the engine's, and one more: it is divided, and put together again.
+#[test]
+fn one_of_many_slots_comes_or_goes_or_nothing_has_changed() {
+    const SLOTS: u64 = 64;
+    let machine = machine(Source::Anonymous);
+    let vm = Vm::new(&machine, Arm64::new(40).unwrap(), Config { vcpus: 1, workers: 1, ..Config::default() }).unwrap();
+    let (mut worker, mut vcpu) = (Worker::new(&vm).unwrap(), Vcpu::new(&vm, VcpuId(0)).unwrap());
+    vcpu.top_up(8).unwrap();
+    let page = |id: u64| if id == SLOTS { SLOTS + 1 } else { 2 * id };
+    let slot = |id| NewSlot { range: range(page(id), 1), host: HostAddress::new(id * PAGE_SIZE), flags: PLAIN };
+    (0..SLOTS).for_each(|id| worker.create_slot(SlotId(id as u32), slot(id)).unwrap());
+    let mut check = |there: std::ops::Range<u64>, coming_or_going: Option<u64>| {
+        for id in (0..=SLOTS).filter(|id| Some(*id) != coming_or_going) {
+            let outcome = vcpu.fault(range(page(id), 1).start(), Access::Read);
+            assert_eq!(outcome != Outcome::NoSlot, there.contains(&id), "slot {id}: {outcome:?}");
+        }
+    };
+    let is_done = |result: Result<bool, SlotError>| {
+        assert!(matches!(result, Ok(_) | Err(SlotError::OutOfMemory)), "{result:?}");
+        result.unwrap_or(false)
+    };
+
+    let create = || is_done(worker.create_slot(SlotId(SLOTS as u32), slot(SLOTS)).map(|()| true));
+    assert!(refused_until_done(create, || check(0..SLOTS, None)) > 10, "three orders of slots, each in two parts");
+    check(0..SLOTS + 1, None);
+    for id in 0..SLOTS {
+        let delete = || is_done(worker.delete_slot(SlotId(id as u32), ALL).map(|progress| progress.is_done()));
+        assert!(refused_until_done(delete, || check(id + 1..SLOTS + 1, Some(id))) > 0);
+        check(id + 1..SLOTS + 1, None);
+    }
+    assert_eq!(worker.create_slot(SlotId(0), slot(0)), Ok(()), "its place is free");
+}
+
 #[test]
 fn tables_that_are_missing_are_asked_for_and_nothing_is_changed() {
     let refused = sweep("fault", Source::Anonymous, |vm, _| {

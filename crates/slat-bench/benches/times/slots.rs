@@ -13,12 +13,12 @@ use slat_bench::stage::{BLOCK, PAGE, Stage, range};
 use crate::clock::{rounds, shuffled, time};
 
 const SLOTS: u64 = 32_764;
-/// For the time of making slots: each copies those before it.
+/// For the time of making slots.
 const FEW_SLOTS: u64 = 1024;
 /// From one slot, a page long, to the next: the page between belongs to none.
 const STRIDE: u64 = 2 * PAGE;
 
-/// Times them all, and returns their names. The slots are made once, as that takes long.
+/// Times them all, and returns their names. The slots are made and mapped once.
 pub(crate) fn bench(criterion: &mut Criterion) -> Vec<&'static str> {
     let stage = RefCell::new(None);
     let numbers = shuffled(SLOTS);

@@ -16,7 +16,7 @@ mod try_lock;
 pub use boxes::OutOfMemory;
 pub(crate) use boxes::{Folded, Shared, vec_with};
 pub(crate) use lines::Lines;
-pub(crate) use published::{Prepared, Published, Retired};
+pub(crate) use published::{Prepared, Published, Publisher, Remembered, Retired, Version};
 pub(crate) use subtree::{Limbo, Subtree, drain_exclusive, take_apart_now};
 pub(crate) use try_lock::{TryLock, TryLockGuard};
 

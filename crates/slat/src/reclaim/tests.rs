@@ -107,21 +107,47 @@ fn r2_a_version_is_freed_when_its_readers_are_gone() {
     let mut reader = domain.join().unwrap();
     let value = alloc::sync::Arc::new(());
     let versions = || alloc::sync::Arc::strong_count(&value) - 1;
-    let published = Published::<_, Core>::new((1, value.clone())).ok().unwrap();
+    let (published, mut publisher) = Published::<_, Core>::new((1, value.clone())).unwrap();
+    let mut replace = |number| {
+        let version = Prepared::new((number, value.clone())).unwrap();
+        published.replace(version, &mut publisher, &domain)
+    };
     let section = domain.enter(&mut reader);
     let read = published.read(section.inside());
-    let retired = published.replace(Prepared::new((2, value.clone())).ok().unwrap(), &domain);
-    let retired = retired.try_free(&domain).expect_err("it is being read");
+    let retired = replace(2).try_free(&domain).expect_err("it is being read");
     assert_eq!((read.0, published.read(section.inside()).0, versions()), (1, 2, 2));
     drop(section);
     assert!(retired.try_free(&domain).is_ok());
     assert_eq!(versions(), 1);
-    let retired = published.replace(Prepared::new((3, value.clone())).ok().unwrap(), &domain);
+    let retired = replace(3);
     assert_eq!(versions(), 2);
     retired.free_exclusive(&mut domain);
     assert_eq!(versions(), 1, "nobody is left to wait for");
     drop(published);
     assert_eq!(versions(), 0);
+}
+
+#[test]
+fn r2_a_part_is_remembered_as_long_as_its_version_is_read() {
+    let domain = domain(1);
+    let mut reader = domain.join().unwrap();
+    let (published, mut publisher) = Published::<_, Core>::new([10, 20]).unwrap();
+    let mut remembered = Remembered::default();
+    {
+        let section = domain.enter(&mut reader);
+        let version = published.read(section.inside());
+        assert_eq!(version.recall(remembered), None);
+        assert_eq!(version.remember(&mut remembered, |all| all.get(1)), Some(&20));
+        assert_eq!(version.remember(&mut remembered, |all| all.get(2)), None);
+        assert_eq!(version.recall(remembered), Some(&20), "what is not found is not remembered");
+    }
+    let retired = published.replace(Prepared::new([11, 21]).unwrap(), &mut publisher, &domain);
+    assert!(retired.try_free(&domain).is_ok());
+    let section = domain.enter(&mut reader);
+    let version = published.read(section.inside());
+    assert_eq!(version.recall(remembered), None, "another version has parts of its own");
+    assert_eq!(version.remember(&mut remembered, |all| all.get(1)), Some(&21));
+    assert_eq!(version.recall(remembered), Some(&21));
 }
 
 #[test]

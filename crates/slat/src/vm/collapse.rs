@@ -2,7 +2,7 @@
 
 use super::fault::aligned;
 use super::handle::{Handle, VmRef};
-use super::slots::{LastUsed, Slot};
+use super::slots::Slot;
 use super::worker::{RangeError, Worker};
 use super::{Budget, Progress, Vm};
 use crate::addr::{Gpa, GpaRange, Level};
@@ -125,8 +125,7 @@ struct Found {
 
 /// As [`may_be_leaf`], for whatever slot is there.
 fn wants_leaf<H: Host, F: Format>(vm: &Vm<H, F>, visit: Visit<'_, H, F>, at: Gpa, level: Level) -> bool {
-    let slot = vm.slots.read(visit.section).find(at, &mut LastUsed::default());
-    slot.is_some_and(|slot| may_be_leaf(visit, slot, at, level))
+    vm.slots.read(visit.section).at(at).is_some_and(|slot| may_be_leaf(visit, slot, at, level))
 }
 
 /// After a fault gave write permission back to a page outside of any log: the table around it may not be needed any more
@@ -153,7 +152,7 @@ fn collapse_at<H: Host, F: Format>(vm: &Vm<H, F>, visit: Visit<'_, H, F>, at: Gp
         return None;
     }
     visit.collapse(position, at, || {
-        let slot = vm.slots.read(visit.section).find(at, &mut LastUsed::default());
+        let slot = vm.slots.read(visit.section).at(at).filter(|slot| !slot.dying);
         slot.is_some_and(|slot| slot.log.is_none() && slot.range.covers(visit.span(at, level)))
     })
 }

@@ -24,7 +24,7 @@ pub struct Exit<'v, R: VmRef> {
     vm: &'v Vm<R::Host, R::Format>,
     section: Section<'v, AtomicsOf<R>>,
     cache: &'v mut Cache,
-    memo: &'v mut Memo,
+    memo: &'v mut Memo<AtomicsOf<R>>,
     id: VcpuId,
 }
 

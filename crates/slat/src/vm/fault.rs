@@ -88,7 +88,7 @@ pub(crate) struct Fault<'a, H: Host, F: Format> {
     pub(crate) vm: &'a Vm<H, F>,
     pub(crate) visit: Visit<'a, H, F>,
     pub(crate) cache: &'a mut Cache,
-    pub(crate) last_used: &'a mut LastUsed,
+    pub(crate) last_used: &'a mut LastUsed<H::Atomics>,
     pub(crate) stash: &'a mut Option<Subtree>,
     /// `None` for a worker, on whose CPU no guest faulted.
     pub(crate) vcpu: Option<VcpuId>,

@@ -50,7 +50,7 @@ use crate::host::{Host, TableMemory, Trust};
 use crate::reclaim::{Inside, OutOfMemory, Subtree, drain_exclusive, take_apart_now};
 use crate::space::Space;
 
-use slots::{LastUsed, Slots};
+use slots::Slots;
 
 /// How many handles a VM may have at a time, and when a flush becomes a flush of everything.
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +144,7 @@ impl<H: Host, F: Format> Vm<H, F> {
     /// Marks a page whose entry was dirty when it was taken out, if its slot is logged.
     fn mark_moved(&self, section: Inside<'_, H::Atomics>, page: u64) {
         let gpa = Gpa::new(page << self.space.geometry().page_shift());
-        if let Some(slot) = self.slots.read(section).find_any(gpa, &mut LastUsed::default())
+        if let Some(slot) = self.slots.read(section).at(gpa)
             && let Some(log) = &slot.log
         {
             log.mark_page(page);

@@ -3,7 +3,7 @@
 use super::fault::{Fault, Outcome, Step};
 use super::handle::{Handle, VmRef};
 use super::slots::LastUsed;
-use super::worker::{RangeError, Worker};
+use super::worker::{AtomicsOf, RangeError, Worker};
 use super::{Budget, Progress};
 use crate::addr::{Gpa, GpaRange, Level};
 use crate::host::{Access, Backing, Request, Tlb};
@@ -97,7 +97,13 @@ impl<R: VmRef> Worker<R> {
     }
 
     /// Maps what is next: a leaf, or whole tables of pages, whose number it says and whose size is the outcome's.
-    fn prefault_at(&mut self, gpa: Gpa, range: GpaRange, access: Access, last_used: &mut LastUsed) -> (Outcome, u64) {
+    fn prefault_at(
+        &mut self,
+        gpa: Gpa,
+        range: GpaRange,
+        access: Access,
+        last_used: &mut LastUsed<AtomicsOf<R>>,
+    ) -> (Outcome, u64) {
         let Handle { vm, member } = &mut self.handle;
         let vm = vm.vm();
         let mut answer = None;

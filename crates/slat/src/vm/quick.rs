@@ -9,7 +9,7 @@ use super::Vm;
 use super::collapse::collapse_around;
 use super::dirty::Log;
 use super::fault::{Outcome, aligned};
-use super::slots::{LastUsed, Slot};
+use super::slots::Slot;
 use super::vcpu::Memo;
 use crate::addr::{Gpa, Hpa, Level};
 use crate::format::{Format, Leaf};
@@ -22,7 +22,7 @@ use crate::table::Entry;
 pub(super) struct Quick<'a, H: Host, F: Format> {
     pub(super) vm: &'a Vm<H, F>,
     pub(super) visit: Visit<'a, H, F>,
-    pub(super) memo: &'a mut Memo,
+    pub(super) memo: &'a mut Memo<H::Atomics>,
     pub(super) vcpu: VcpuId,
     pub(super) gpa: Gpa,
     pub(super) access: Access,
@@ -59,12 +59,11 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
     fn relax(self, entry: Entry<'a, H::Atomics>, raw: u64) -> Option<Outcome> {
         entry.change(raw, self.visit.space.format.made_writable(raw, Level::PAGE)).ok()?;
         H::Atomics::full_fence_after_rmw();
-        match self.vm.slots.read(self.visit.section).guess(self.gpa, self.memo.last_used) {
-            Some(slot) => match &slot.log {
+        if let Some(slot) = self.vm.slots.read(self.visit.section).find_any(self.gpa, &mut self.memo.last_used) {
+            match &slot.log {
                 Some(log) => self.mark(log),
                 None => collapse_around(self.vm, self.visit, slot, &mut self.memo.stash, self.gpa),
-            },
-            None => mark_by_search(self.vm, self.visit, &mut self.memo.last_used, self.gpa),
+            }
         }
         self.visit.published();
         self.flush_local();
@@ -174,17 +173,6 @@ impl<'a, H: Host, F: Format> Quick<'a, H, F> {
     #[inline(always)]
     fn flush_local(&self) {
         self.visit.space.host.flush_local(self.vcpu, self.page(), Hint::Level(Level::PAGE));
-    }
-}
-
-/// The guess was wrong: search, since the page is writable now and has to be marked.
-#[cold]
-#[inline(never)]
-fn mark_by_search<H: Host, F: Format>(vm: &Vm<H, F>, visit: Visit<'_, H, F>, last_used: &mut LastUsed, gpa: Gpa) {
-    if let Some(slot) = vm.slots.read(visit.section).find_any(gpa, last_used)
-        && let Some(log) = &slot.log
-    {
-        log.mark_page(gpa.get() >> visit.space.geometry().page_shift());
     }
 }
 

@@ -8,11 +8,13 @@ use super::fault::Outcome;
 use super::handle::{Handle, JoinError, VmRef};
 use super::quick::Quick;
 use super::slots::LastUsed;
+use super::worker::AtomicsOf;
 use crate::addr::Gpa;
 use crate::format::Format;
 use crate::host::{Access, Host, VcpuId};
 use crate::reclaim::{OutOfMemory, Reader, Subtree};
 use crate::space::{Member, Visit};
+use crate::sync::Atomics;
 use crate::table::Cache;
 
 /// The handle of one vCPU, owned by the thread that runs it.
@@ -23,25 +25,24 @@ use crate::table::Cache;
 pub struct Vcpu<R: VmRef> {
     pub(super) handle: Handle<R>,
     pub(super) id: VcpuId,
-    pub(super) memo: Memo,
+    pub(super) memo: Memo<AtomicsOf<R>>,
 }
 
 /// What one fault leaves for the next ones.
-#[derive(Default)]
-pub(super) struct Memo {
-    pub(super) last_used: LastUsed,
+pub(super) struct Memo<A: Atomics> {
+    pub(super) last_used: LastUsed<A>,
     /// A table that a fault has collapsed and that is not yet among what waits for its grace period.
     pub(super) stash: Option<Subtree>,
 }
 
-impl Memo {
+impl<A: Atomics> Memo<A> {
     /// Retires the table that a fault collapsed, and takes apart what nobody can see any more: its tables serve the next
     /// faults. Outside of any section.
     #[inline]
-    pub(super) fn settle<H: Host, F: Format>(
+    pub(super) fn settle<H: Host<Atomics = A>, F: Format>(
         &mut self,
         vm: &Vm<H, F>,
-        reader: &mut Reader<H::Atomics>,
+        reader: &mut Reader<A>,
         cache: &mut Cache,
     ) {
         let space = &vm.space;
@@ -65,7 +66,7 @@ impl<R: VmRef> Vcpu<R> {
         if id.0 >= vm.vm().config.vcpus {
             return Err(JoinError::NoSuchVcpu);
         }
-        Ok(Self { handle: Handle::new(vm)?, id, memo: Memo::default() })
+        Ok(Self { handle: Handle::new(vm)?, id, memo: Memo { last_used: LastUsed::default(), stash: None } })
     }
 
     /// Serves a fault of the guest at `gpa`. Takes no lock and allocates nothing; any number of vCPUs may fault at once,

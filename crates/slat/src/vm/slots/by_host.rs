@@ -1,53 +1,52 @@
-//! The slots in the order of the host memory behind them: whose memory a range is, without a look at every slot.
+//! The host memory behind the slots: whose memory a range is, without a look at every slot.
 
-use alloc::vec::Vec;
+use super::Slot;
+use super::sorted::Entry;
+use crate::addr::{Gpa, GpaRange, HostAddress, HostRange};
+use crate::sync::Atomics;
 
-use crate::addr::{HostAddress, HostRange};
-use crate::reclaim::OutOfMemory;
-
-/// See the module. Slots may share memory.
-pub(super) struct ByHost(Vec<Place>);
-
-/// One slot's memory.
-struct Place {
+/// The memory of one slot. Slots may share memory.
+#[derive(Clone, Copy)]
+pub(super) struct Backing {
     memory: HostRange,
-    /// The highest end of this memory and of all that begins before it: where it is too low, nothing before this place
-    /// reaches further.
-    reach: HostAddress,
-    /// The slot's index in the snapshot.
-    index: usize,
+    /// The first guest address that it lies behind.
+    start: Gpa,
 }
 
-impl ByHost {
-    pub(super) const fn empty() -> Self {
-        Self(Vec::new())
+impl Backing {
+    pub(super) fn of<A: Atomics>(slot: &Slot<A>) -> Self {
+        Self { memory: slot.memory(), start: slot.range.start() }
     }
 
-    /// Of the memory of each slot, in the order of the snapshot.
-    pub(super) fn of(slots: impl ExactSizeIterator<Item = HostRange>) -> Result<Self, OutOfMemory> {
-        let mut places = Vec::new();
-        places.try_reserve_exact(slots.len()).map_err(|_| OutOfMemory)?;
-        places.extend(slots.enumerate().map(|(index, memory)| Place { memory, reach: memory.end(), index }));
-        places.sort_unstable_by_key(|place| (place.memory.start(), place.index));
-        let mut reach = HostAddress::new(0);
-        for place in &mut places {
-            reach = reach.max(place.memory.end());
-            place.reach = reach;
-        }
-        Ok(Self(places))
+    /// The slot's pages that have some of `memory` behind them.
+    pub(super) fn part_of(&self, memory: HostRange, page_size: u64) -> Option<GpaRange> {
+        let part = self.memory.intersection(memory)?;
+        let gpa = |host: HostAddress| Gpa::new(self.start.get() + (host.get() - self.memory.start().get()));
+        let end = Gpa::new(gpa(part.end()).get().next_multiple_of(page_size));
+        GpaRange::new(gpa(part.start()).align_down(page_size), end)
+    }
+}
+
+impl Entry for Backing {
+    /// Of several that begin at one address, no two lie behind the same guest addresses.
+    type Key = (HostAddress, Gpa);
+
+    fn key(&self) -> Self::Key {
+        (self.memory.start(), self.start)
     }
 
-    /// The slots with some of `memory`, by their indices. The order depends on these slots alone.
-    pub(super) fn overlapping(&self, memory: HostRange) -> impl Iterator<Item = usize> {
-        let before_its_end = self.0.partition_point(|place| place.memory.start() < memory.end());
-        let candidates = self.0[..before_its_end].iter().rev().take_while(move |place| place.reach > memory.start());
-        candidates.filter(move |place| place.memory.overlaps(memory)).map(|place| place.index)
+    fn end(&self) -> Self::Key {
+        (self.memory.end(), Gpa::new(0))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
+    use crate::sync::Core;
+    use crate::vm::slots::sorted::Sorted;
 
     fn range(start: u64, len: u64) -> HostRange {
         HostRange::with_len(HostAddress::new(start), len).unwrap()
@@ -57,15 +56,23 @@ mod tests {
     fn every_arrangement_of_three_slots_is_searched_as_if_one_by_one() {
         let all: Vec<_> = (0..5).flat_map(|start| (1..=4).map(move |len| range(start, len))).collect();
         let queries: Vec<_> = (0..9).flat_map(|start| (0..=4).map(move |len| range(start, len))).collect();
+        let part = |index: u64, slot: HostRange, query: HostRange| {
+            let part = slot.intersection(query)?;
+            let guest = |host: HostAddress| Gpa::new(100 * index + host.get() - slot.start().get());
+            GpaRange::new(guest(part.start()), guest(part.end()))
+        };
         for slots in all.iter().flat_map(|a| all.iter().flat_map(|b| all.iter().map(|c| [*a, *b, *c]))) {
-            let by_host = ByHost::of(slots.into_iter()).unwrap();
-            for query in &queries {
-                let found: Vec<_> = by_host.overlapping(*query).collect();
-                let mut expected: Vec<_> = (0..3).filter(|index| slots[*index].overlaps(*query)).collect();
-                expected.sort_unstable_by_key(|index| core::cmp::Reverse((slots[*index].start(), *index)));
-                assert_eq!(found, expected, "{query} in {slots:?}");
+            let backings = (0..).zip(slots).map(|(index, memory)| Backing { memory, start: Gpa::new(100 * index) });
+            let none = Sorted::<Backing, Core>::empty().unwrap();
+            let by_host = backings.fold(none, |sorted, backing| sorted.with(backing).unwrap());
+            let mut in_order: Vec<_> = (0..).zip(slots).collect();
+            in_order.sort_by_key(|(_, memory)| memory.start());
+            for &query in &queries {
+                let (start, end) = ((query.start(), Gpa::new(0)), (query.end(), Gpa::new(0)));
+                let found = by_host.overlapping(start, end).filter_map(|backing| backing.part_of(query, 1));
+                let expected = in_order.iter().filter_map(|(index, slot)| part(*index, *slot, query));
+                assert!(found.eq(expected), "{query} in {slots:?}");
             }
         }
-        assert_eq!(ByHost::empty().overlapping(range(0, 9)).count(), 0);
     }
 }

@@ -1,7 +1,9 @@
 //! Slots: which guest physical memory there is. Readers see an immutable snapshot; one writer at a time replaces it.
 
 mod by_host;
+mod by_number;
 mod snapshot;
+mod sorted;
 
 pub(crate) use snapshot::{LastUsed, Slot, Snapshot};
 
@@ -10,7 +12,9 @@ use core::fmt;
 
 use crate::addr::{Gpa, GpaRange, HostAddress, HostRange};
 use crate::host::SlotId;
-use crate::reclaim::{Domain, Inside, OutOfMemory, Prepared, Published, Retired, TryLock, TryLockGuard};
+use crate::reclaim::{
+    Domain, Inside, OutOfMemory, Prepared, Published, Publisher, Retired, TryLock, TryLockGuard, Version,
+};
 use crate::space::{TooManyOpen, What};
 use crate::sync::{Atomics, Padded};
 
@@ -125,6 +129,7 @@ pub(crate) struct Slots<A: Atomics> {
 
 /// What the one writer keeps.
 pub(crate) struct Writer<A: Atomics> {
+    publisher: Publisher,
     retired: Vec<Retired<Snapshot<A>>>,
     /// Changes that were published and whose walk over the slot is not finished.
     unfinished: Vec<Unfinished>,
@@ -154,16 +159,16 @@ pub(crate) enum Walk {
 impl<A: Atomics> Slots<A> {
     /// No slots yet. Every one of `workers` may take memory back at the same time.
     pub(crate) fn new(workers: usize) -> Result<Self, OutOfMemory> {
-        let writer = Writer { retired: Vec::new(), unfinished: Vec::new(), serial: 0 };
         let mut invalidated = Vec::new();
         invalidated.try_reserve_exact(workers).map_err(|_| OutOfMemory)?;
-        let current = Padded(Published::new(Snapshot::empty())?);
-        Ok(Self { current, writer: TryLock::new(writer), invalidated: TryLock::new(invalidated) })
+        let (current, publisher) = Published::new(Snapshot::empty()?)?;
+        let writer = Writer { publisher, retired: Vec::new(), unfinished: Vec::new(), serial: 0 };
+        Ok(Self { current: Padded(current), writer: TryLock::new(writer), invalidated: TryLock::new(invalidated) })
     }
 
     /// The snapshot of now.
     #[inline(always)]
-    pub(crate) fn read<'s>(&self, section: Inside<'s, A>) -> &'s Snapshot<A> {
+    pub(crate) fn read<'s>(&self, section: Inside<'s, A>) -> &'s Version<Snapshot<A>> {
         self.current.read(section)
     }
 
@@ -268,9 +273,9 @@ impl<A: Atomics> Change<'_, A> {
 
     /// Publishes a snapshot without the slot of this number, unless its memory is being taken back.
     pub(crate) fn take_out(&mut self, section: Inside<'_, A>, id: SlotId) -> Result<(), SlotError> {
-        let memory = self.slots.read(section).by_id(id).map(Slot::memory);
-        let snapshot = self.slots.read(section).without(id)?;
-        self.publish(snapshot, memory)
+        let now = self.slots.read(section);
+        let slot = now.by_id(id).ok_or(SlotError::NoSuchSlot)?;
+        self.publish(now.without(slot)?, Some(slot.memory()))
     }
 
     /// `moved` is the memory of a slot that comes or goes.
@@ -280,7 +285,7 @@ impl<A: Atomics> Change<'_, A> {
         if moved.is_some_and(|moved| invalidated.iter().any(|open| open.overlaps(moved))) {
             return Err(SlotError::Invalidated);
         }
-        let retired = self.slots.current.replace(version, self.domain);
+        let retired = self.slots.current.replace(version, &mut self.writer.publisher, self.domain);
         drop(invalidated);
         self.writer.retired.push(retired); // reserved by `write`
         Ok(())
@@ -300,13 +305,7 @@ impl<A: Atomics> Change<'_, A> {
         if snapshot.by_id(slot.id).is_some() {
             return Err(SlotError::Unfinished);
         }
-        if let Some(other) = snapshot.overlapping(slot.range) {
-            return Err(SlotError::Overlaps(other.id));
-        }
-        match self.coming(slot.range, None) {
-            Some(other) => Err(SlotError::Overlaps(other)),
-            None => Ok(()),
-        }
+        self.is_free(section, slot.range, None)
     }
 
     /// Whether no slot is, or is on its way to, where `range` is; `except` may be.
@@ -316,9 +315,8 @@ impl<A: Atomics> Change<'_, A> {
         range: GpaRange,
         except: Option<SlotId>,
     ) -> Result<(), SlotError> {
-        let overlaps = |slot: &&Slot<A>| Some(slot.id) != except && slot.range.overlaps(range);
-        let there = self.slots.read(section).slots.iter().find(overlaps).map(|slot| slot.id);
-        match there.or_else(|| self.coming(range, except)) {
+        let mut there = self.slots.read(section).overlapping(range).map(|slot| slot.id);
+        match there.find(|id| Some(*id) != except).or_else(|| self.coming(range, except)) {
             Some(other) => Err(SlotError::Overlaps(other)),
             None => Ok(()),
         }

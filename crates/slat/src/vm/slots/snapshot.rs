@@ -1,12 +1,12 @@
 //! All slots at one moment.
 
-use alloc::vec::Vec;
-
-use super::by_host::ByHost;
+use super::by_host::Backing;
+use super::by_number::Number;
+use super::sorted::{Entry, Sorted};
 use super::{NewSlot, SlotFlags};
 use crate::addr::{Gpa, GpaRange, HostAddress, HostRange};
 use crate::host::SlotId;
-use crate::reclaim::{OutOfMemory, Shared};
+use crate::reclaim::{OutOfMemory, Remembered, Shared, Version};
 use crate::sync::Atomics;
 use crate::vm::dirty::Log;
 
@@ -56,136 +56,134 @@ impl<A: Atomics> Slot<A> {
         HostRange::with_len(self.host, self.range.len()).unwrap_or_default()
     }
 
-    /// The slot's pages that have some of `memory` behind them.
-    fn part_of(&self, memory: HostRange, page_size: u64) -> Option<GpaRange> {
-        let part = self.memory().intersection(memory).filter(|part| !part.is_empty())?;
-        let gpa = |host: HostAddress| Gpa::new(self.range.start().get() + (host.get() - self.host.get()));
-        let end = Gpa::new(gpa(part.end()).get().next_multiple_of(page_size));
-        GpaRange::new(gpa(part.start()).align_down(page_size), end)
-    }
-
     pub(crate) fn host_address(&self, gpa: Gpa) -> HostAddress {
         HostAddress::new(self.host.get().wrapping_add(gpa.get() - self.range.start().get()))
     }
 }
 
-/// All slots at one moment, in the order of their addresses.
-pub(crate) struct Snapshot<A: Atomics> {
-    /// The first address of each slot, apart from the rest: a search touches few cache lines.
-    starts: Vec<Gpa>,
-    pub(super) slots: Vec<Slot<A>>,
-    by_host: ByHost,
+impl<A: Atomics> Entry for Slot<A> {
+    type Key = Gpa;
+
+    fn key(&self) -> Gpa {
+        self.range.start()
+    }
 }
 
-/// A handle's guess where its next fault will be: the index of the slot of the last one.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct LastUsed(usize);
+/// All slots at one moment.
+pub(crate) struct Snapshot<A: Atomics> {
+    /// By guest addresses.
+    slots: Sorted<Slot<A>, A>,
+    by_host: Sorted<Backing, A>,
+    by_number: Sorted<Number, A>,
+}
 
-impl<A: Atomics> Snapshot<A> {
-    pub(super) fn empty() -> Self {
-        Self { starts: Vec::new(), slots: Vec::new(), by_host: ByHost::empty() }
+/// A handle's guess where its next fault will be: the slot of the last one, as long as no slot was changed since.
+pub(crate) type LastUsed<A> = Remembered<Slot<A>>;
+
+impl<A: Atomics> Version<Snapshot<A>> {
+    /// The slot that holds `gpa`. `last` may be stale in any way, and is left alone when there is no slot.
+    #[inline(always)]
+    pub(crate) fn find(&self, gpa: Gpa, last: &mut LastUsed<A>) -> Option<&Slot<A>> {
+        self.find_any(gpa, last).filter(|slot| !slot.dying)
     }
 
-    /// The slot that holds `gpa`. `last` may be stale in any way: it is checked, and left alone when there is no slot.
+    /// As [`find`](Self::find), dying slots included: what they map is still written to, and logged.
     #[inline(always)]
-    pub(crate) fn find(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        match self.slots.get(last.0) {
-            Some(slot) if slot.range.contains(gpa) => (!slot.dying).then_some(slot),
-            _ => self.search(gpa, last),
+    pub(crate) fn find_any(&self, gpa: Gpa, last: &mut LastUsed<A>) -> Option<&Slot<A>> {
+        match self.guess(gpa, *last) {
+            Some(slot) => Some(slot),
+            None => self.search(gpa, last),
         }
     }
 
     /// The slot that holds `gpa`, dying or not, if the guess is right.
     #[inline(always)]
-    pub(crate) fn guess(&self, gpa: Gpa, last: LastUsed) -> Option<&Slot<A>> {
-        self.slots.get(last.0).filter(|slot| slot.range.contains(gpa))
+    pub(crate) fn guess(&self, gpa: Gpa, last: LastUsed<A>) -> Option<&Slot<A>> {
+        self.recall(last).filter(|slot| slot.range.contains(gpa))
     }
 
     /// As [`guess`](Self::guess), for a slot in which every access may be served.
     #[inline(always)]
-    pub(crate) fn guess_plain(&self, gpa: Gpa, last: LastUsed) -> Option<&Slot<A>> {
-        self.slots.get(last.0).filter(|slot| slot.range.start() <= gpa && gpa < slot.plain_end)
+    pub(crate) fn guess_plain(&self, gpa: Gpa, last: LastUsed<A>) -> Option<&Slot<A>> {
+        self.recall(last).filter(|slot| slot.range.start() <= gpa && gpa < slot.plain_end)
     }
 
     #[inline(never)]
-    fn search(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        self.search_any(gpa, last).filter(|slot| !slot.dying)
+    fn search(&self, gpa: Gpa, last: &mut LastUsed<A>) -> Option<&Slot<A>> {
+        self.remember(last, |snapshot| snapshot.at(gpa))
+    }
+}
+
+impl<A: Atomics> Snapshot<A> {
+    pub(super) fn empty() -> Result<Self, OutOfMemory> {
+        Ok(Self { slots: Sorted::empty()?, by_host: Sorted::empty()?, by_number: Sorted::empty()? })
     }
 
-    /// As [`find`](Self::find), dying slots included: what they map is still written to, and logged.
-    #[inline(always)]
-    pub(crate) fn find_any(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        match self.guess(gpa, *last) {
-            Some(slot) => Some(slot),
-            None => self.search_any(gpa, last),
-        }
-    }
-
-    #[inline(never)]
-    fn search_any(&self, gpa: Gpa, last: &mut LastUsed) -> Option<&Slot<A>> {
-        let index = self.starts.partition_point(|&start| start <= gpa).checked_sub(1)?;
-        let slot = self.slots.get(index).filter(|slot| slot.range.contains(gpa))?;
-        *last = LastUsed(index);
-        Some(slot)
+    /// The slot that holds `gpa`, dying or not.
+    pub(crate) fn at(&self, gpa: Gpa) -> Option<&Slot<A>> {
+        self.slots.last_at(gpa).filter(|slot| slot.range.contains(gpa))
     }
 
     /// The slot with this number, dying ones included.
     pub(crate) fn by_id(&self, id: SlotId) -> Option<&Slot<A>> {
-        self.slots.iter().find(|slot| slot.id == id)
+        let number = self.by_number.last_at(id).filter(|number| number.id == id)?;
+        self.slots.last_at(number.start)
     }
 
     /// The guest addresses, in whole pages, behind which some of `memory` lies; dying slots included: what they map is
-    /// still there.
+    /// still there. Their order depends on these slots alone.
     pub(crate) fn of_host(&self, memory: HostRange, page_size: u64) -> impl Iterator<Item = GpaRange> {
-        let part = move |index: usize| self.slots.get(index)?.part_of(memory, page_size);
-        self.by_host.overlapping(memory).filter_map(part)
+        let backings = self.by_host.overlapping((memory.start(), Gpa::new(0)), (memory.end(), Gpa::new(0)));
+        backings.filter_map(move |backing| backing.part_of(memory, page_size))
+    }
+
+    /// The slots that share addresses with `range`, dying ones included.
+    pub(super) fn overlapping(&self, range: GpaRange) -> impl Iterator<Item = &Slot<A>> {
+        let there = self.slots.from(range.start()).take_while(move |slot| slot.range.start() < range.end());
+        there.filter(move |slot| slot.range.overlaps(range))
     }
 
     /// Whether hardware keeps the log of some of `range`, dying slots included.
     pub(crate) fn has_hardware_log(&self, range: GpaRange) -> bool {
-        let first = self.starts.partition_point(|&start| start <= range.start()).saturating_sub(1);
-        let mut there = self.slots[first..].iter().take_while(|slot| slot.range.start() < range.end());
-        there.any(|slot| slot.flags.is_logged_by_hardware() && slot.range.overlaps(range))
+        self.overlapping(range).any(|slot| slot.flags.is_logged_by_hardware())
     }
 
-    /// A slot that shares addresses with `range`.
-    pub(super) fn overlapping(&self, range: GpaRange) -> Option<&Slot<A>> {
-        let after = self.starts.partition_point(|&start| start < range.end());
-        self.slots.get(after.checked_sub(1)?).filter(|slot| slot.range.overlaps(range))
-    }
-
-    /// A copy in which the slot with the number of `changed` is replaced by it, or it is added.
-    pub(super) fn with(&self, changed: Slot<A>) -> Result<Self, OutOfMemory> {
-        self.rebuilt(changed.id, Some(changed))
-    }
-
-    /// A copy without the slot of this number.
-    pub(super) fn without(&self, id: SlotId) -> Result<Self, OutOfMemory> {
-        self.rebuilt(id, None)
-    }
-
-    fn rebuilt(&self, id: SlotId, changed: Option<Slot<A>>) -> Result<Self, OutOfMemory> {
-        let mut copy = Self::empty();
-        let most = self.slots.len() + 1;
-        copy.slots.try_reserve_exact(most).map_err(|_| OutOfMemory)?;
-        copy.starts.try_reserve_exact(most).map_err(|_| OutOfMemory)?;
-        copy.slots.extend(self.slots.iter().filter(|slot| slot.id != id).cloned());
-        if let Some(changed) = changed {
-            let place = copy.slots.partition_point(|slot| slot.range.start() < changed.range.start());
-            copy.slots.insert(place, changed);
+    /// A snapshot in which the slot with the number of `changed` is replaced by it, or it is added.
+    pub(super) fn with(&self, mut changed: Slot<A>) -> Result<Self, OutOfMemory> {
+        let is_plain = !changed.flags.read_only && !changed.dying;
+        changed.plain_end = if is_plain { changed.range.end() } else { Gpa::new(0) };
+        match self.by_id(changed.id) {
+            Some(old) if (old.range, old.host) == (changed.range, changed.host) => {
+                let (by_host, by_number) = (self.by_host.clone(), self.by_number.clone());
+                Ok(Self { slots: self.slots.with(changed)?, by_host, by_number })
+            }
+            Some(old) => self.without(old)?.and(changed),
+            None => self.and(changed),
         }
-        for slot in &mut copy.slots {
-            slot.plain_end = if slot.flags.read_only || slot.dying { Gpa::new(0) } else { slot.range.end() };
-        }
-        copy.starts.extend(copy.slots.iter().map(|slot| slot.range.start()));
-        copy.by_host = ByHost::of(copy.slots.iter().map(Slot::memory))?;
-        Ok(copy)
+    }
+
+    fn and(&self, new: Slot<A>) -> Result<Self, OutOfMemory> {
+        let by_host = self.by_host.with(Backing::of(&new))?;
+        let by_number = self.by_number.with(Number::of(&new))?;
+        Ok(Self { slots: self.slots.with(new)?, by_host, by_number })
+    }
+
+    /// A snapshot without this slot, which is one of its own.
+    pub(super) fn without(&self, slot: &Slot<A>) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            slots: self.slots.without(slot.key())?,
+            by_host: self.by_host.without(Backing::of(slot).key())?,
+            by_number: self.by_number.without(slot.id)?,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
+    use crate::reclaim::{Domain, Published};
     use crate::sync::Core;
 
     fn slot(id: u32, start: u64, end: u64) -> Slot<Core> {
@@ -195,19 +193,41 @@ mod tests {
     }
 
     fn snapshot(slots: &[Slot<Core>]) -> Snapshot<Core> {
-        slots.iter().fold(Snapshot::empty(), |snapshot, slot| snapshot.with(slot.clone()).unwrap())
+        slots.iter().fold(Snapshot::empty().unwrap(), |snapshot, slot| snapshot.with(slot.clone()).unwrap())
+    }
+
+    /// Looks at a snapshot as readers do.
+    fn look_at<T>(snapshot: Snapshot<Core>, look: impl FnOnce(&Version<Snapshot<Core>>) -> T) -> T {
+        let domain = Domain::<Core>::new(1).unwrap();
+        let mut reader = domain.join().unwrap();
+        let (published, _) = Published::new(snapshot).unwrap();
+        look(published.read(domain.enter(&mut reader).inside()))
+    }
+
+    fn last_used(snapshot: &Version<Snapshot<Core>>, at: Gpa) -> LastUsed<Core> {
+        let mut last = LastUsed::default();
+        assert!(snapshot.find_any(at, &mut last).is_some());
+        last
     }
 
     #[test]
-    fn a_stale_last_used_slot_is_bounded_and_not_overwritten_on_a_miss() {
-        let snapshot = snapshot(&[slot(1, 0x1000, 0x2000), slot(0, 0x5000, 0x9000)]);
-        let mut last = LastUsed(77);
-        assert!(snapshot.find(Gpa::new(0x3000), &mut last).is_none());
-        assert_eq!(last.0, 77, "a miss leaves the guess alone");
-        assert_eq!(snapshot.find(Gpa::new(0x8fff), &mut last).unwrap().id, SlotId(0));
-        assert_eq!(last.0, 1);
-        assert_eq!(snapshot.find(Gpa::new(0x1000), &mut last).unwrap().id, SlotId(1), "a wrong guess is searched past");
-        assert!(Snapshot::<Core>::empty().find(Gpa::new(0x1000), &mut last).is_none());
+    fn the_last_used_slot_is_not_overwritten_on_a_miss() {
+        look_at(snapshot(&[slot(1, 0x1000, 0x2000), slot(0, 0x5000, 0x9000)]), |snapshot| {
+            let mut last = LastUsed::default();
+            let guessed = |last: LastUsed<Core>| snapshot.recall(last).map(|slot| slot.id.0);
+            assert!(snapshot.find(Gpa::new(0x3000), &mut last).is_none() && guessed(last).is_none());
+            assert_eq!(snapshot.find(Gpa::new(0x8fff), &mut last).unwrap().id, SlotId(0));
+            assert_eq!(guessed(last), Some(0));
+            assert!(snapshot.find(Gpa::new(0x3000), &mut last).is_none());
+            assert_eq!(guessed(last), Some(0), "a miss leaves the guess alone");
+            assert_eq!(
+                snapshot.find(Gpa::new(0x1000), &mut last).unwrap().id,
+                SlotId(1),
+                "a wrong one is searched past"
+            );
+            assert_eq!(guessed(last), Some(1));
+        });
+        look_at(snapshot(&[]), |none| assert!(none.find(Gpa::new(0x1000), &mut LastUsed::default()).is_none()));
     }
 
     /// A plain slot, one that is dying, one that is read-only, and one whose log hardware keeps, with and without gaps.
@@ -223,29 +243,62 @@ mod tests {
     #[test]
     fn every_address_is_found_in_its_slot_by_every_way_to_it() {
         let slots = of_all_kinds();
-        let snapshot = snapshot(&slots);
-        for (at, guess) in (0..0xd000)
-            .step_by(0x7ff)
-            .chain([0x1000, 0x1fff, 0x2000, 0x5000, 0x8fff, 0x9000, 0xafff, 0xb000])
-            .flat_map(|at| (0..6).map(move |guess| (at, guess)))
-        {
-            let gpa = Gpa::new(at);
-            let expected = slots.iter().position(|slot| slot.range.contains(gpa));
-            let id = |index: usize| slots[index].id;
-            let guessed = expected.filter(|index| *index == guess);
-            let plain = guessed.filter(|index| !slots[*index].dying && !slots[*index].flags.read_only);
-            assert_eq!(snapshot.guess(gpa, LastUsed(guess)).map(|slot| slot.id), guessed.map(id));
-            assert_eq!(snapshot.guess_plain(gpa, LastUsed(guess)).map(|slot| slot.id), plain.map(id), "{gpa}");
-            let mut last = LastUsed(guess);
-            assert_eq!(snapshot.find_any(gpa, &mut last).map(|slot| slot.id), expected.map(id));
-            assert_eq!(last.0, expected.unwrap_or(guess), "what is not found leaves the guess alone");
-            let living = expected.filter(|index| !slots[*index].dying);
-            assert_eq!(snapshot.find(gpa, &mut LastUsed(guess)).map(|slot| slot.id), living.map(id));
-        }
-        assert!(slots.iter().all(|slot| snapshot.by_id(slot.id).map(|found| found.range) == Some(slot.range)));
-        assert!(snapshot.by_id(SlotId(7)).is_none());
-        let without = snapshot.without(SlotId(0)).unwrap();
-        assert!(without.by_id(SlotId(0)).is_none() && without.slots.len() == 3 && without.starts.len() == 3);
+        let addresses = || (0..0xd000).step_by(0x7ff).chain([0x1000, 0x1fff, 0x2000, 0x5000, 0x8fff, 0x9000, 0xb000]);
+        let id = |index: usize| slots[index].id;
+        look_at(snapshot(&slots), |snapshot| {
+            for (at, last) in addresses().flat_map(|at| (0..5).map(move |last| (at, last))) {
+                let gpa = Gpa::new(at);
+                let expected = slots.iter().position(|slot| slot.range.contains(gpa));
+                let guess = slots.get(last).map_or(LastUsed::default(), |slot| last_used(snapshot, slot.range.start()));
+                let guessed = expected.filter(|index| *index == last);
+                let plain = guessed.filter(|index| !slots[*index].dying && !slots[*index].flags.read_only);
+                assert_eq!(snapshot.guess(gpa, guess).map(|slot| slot.id), guessed.map(id));
+                assert_eq!(snapshot.guess_plain(gpa, guess).map(|slot| slot.id), plain.map(id), "{gpa}");
+                let (mut any, mut one) = (guess, guess);
+                assert_eq!(snapshot.find_any(gpa, &mut any).map(|slot| slot.id), expected.map(id));
+                let left = expected.or(slots.get(last).map(|_| last));
+                assert_eq!(snapshot.recall(any).map(|slot| slot.id), left.map(id), "what is not found leaves it alone");
+                let living = expected.filter(|index| !slots[*index].dying);
+                assert_eq!(snapshot.find(gpa, &mut one).map(|slot| slot.id), living.map(id));
+                assert_eq!(snapshot.at(gpa).map(|slot| slot.id), expected.map(id));
+            }
+        });
+    }
+
+    #[test]
+    fn slots_are_found_by_their_numbers() {
+        let slots = of_all_kinds();
+        let all = snapshot(&slots);
+        let ranges =
+            |snapshot: &Snapshot<Core>| [0, 1, 2, 3].map(|id| snapshot.by_id(SlotId(id)).map(|slot| slot.range));
+        let [one, zero, two, three] = slots.clone().map(|slot| Some(slot.range));
+        assert_eq!(ranges(&all), [zero, one, two, three]);
+        assert!(all.by_id(SlotId(7)).is_none());
+        let without = all.without(all.by_id(SlotId(0)).unwrap()).unwrap();
+        assert_eq!(ranges(&without), [None, one, two, three]);
+        assert_eq!(ranges(&all), [zero, one, two, three], "the one before is as it was");
+        let there = |snapshot: &Snapshot<Core>, at| snapshot.at(Gpa::new(at)).map(|slot| slot.id.0);
+        assert_eq!((there(&without, 0x5000), there(&without, 0x9000), there(&all, 0x5000)), (None, Some(2), Some(0)));
+    }
+
+    #[test]
+    fn a_slot_that_is_elsewhere_is_not_where_it_was() {
+        let before = snapshot(&of_all_kinds());
+        let moved = before.with(Slot { host: HostAddress::new(0x10_0000), ..slot(1, 0x3000, 0x4000) }).unwrap();
+        let at = |snapshot: &Snapshot<Core>, at| snapshot.at(Gpa::new(at)).map(|slot| slot.id.0);
+        let host = |snapshot: &Snapshot<Core>, host| {
+            let memory = HostRange::with_len(HostAddress::new(host), 1).unwrap();
+            snapshot.of_host(memory, 0x1000).map(|range| range.start().get()).collect::<Vec<_>>()
+        };
+        assert_eq!((at(&moved, 0x1000), at(&moved, 0x3000), moved.by_id(SlotId(1)).is_some()), (None, Some(1), true));
+        assert_eq!((host(&moved, 0), host(&moved, 0x10_0000)), ([0x5000, 0x9000, 0xa000].into(), [0x3000].into()));
+        assert_eq!((at(&before, 0x1000), at(&before, 0x3000)), (Some(1), None));
+        assert_eq!(host(&before, 0), [0x1000, 0x5000, 0x9000, 0xa000]);
+        let flags = SlotFlags { read_only: true, log: None };
+        let changed = before.with(Slot { flags, ..slot(1, 0x1000, 0x2000) }).unwrap();
+        assert!(changed.by_host.is_shared_with(&before.by_host) && changed.by_number.is_shared_with(&before.by_number));
+        let other_memory = before.with(Slot { host: HostAddress::new(0x10_0000), ..slot(1, 0x1000, 0x2000) }).unwrap();
+        assert_eq!((host(&other_memory, 0).len(), host(&other_memory, 0x10_0000)), (3, [0x1000].into()));
     }
 
     #[test]
@@ -260,7 +313,7 @@ mod tests {
                 assert_eq!(snapshot.has_hardware_log(range), range.overlaps(slots[kept].range), "{range}");
             }
         }
-        let none = Snapshot::<Core>::empty();
+        let none = Snapshot::<Core>::empty().unwrap();
         assert!(!none.has_hardware_log(GpaRange::new(Gpa::new(0), Gpa::new(1 << 40)).unwrap()));
     }
 
@@ -314,14 +367,14 @@ mod tests {
         let snapshot = snapshot(&[slot(1, 0x2000, 0x4000), slot(2, 0x6000, 0x7000)]);
         let overlapping = |start, end| {
             let range = GpaRange::new(Gpa::new(start), Gpa::new(end)).unwrap();
-            snapshot.overlapping(range).map(|slot| slot.id.0)
+            snapshot.overlapping(range).map(|slot| slot.id.0).collect::<Vec<_>>()
         };
-        assert_eq!(overlapping(0x1000, 0x2000), None);
-        assert_eq!(overlapping(0x1000, 0x2001), Some(1));
-        assert_eq!(overlapping(0x3000, 0x5000), Some(1));
-        assert_eq!(overlapping(0x3000, 0x6000), Some(1), "another begins where the range ends");
-        assert_eq!(overlapping(0x4000, 0x6000), None);
-        assert_eq!(overlapping(0x1000, 0x9000), Some(2));
-        assert_eq!(overlapping(0x7000, 0x9000), None);
+        assert_eq!(overlapping(0x1000, 0x2000), []);
+        assert_eq!(overlapping(0x1000, 0x2001), [1]);
+        assert_eq!(overlapping(0x3000, 0x5000), [1]);
+        assert_eq!(overlapping(0x3000, 0x6000), [1], "another begins where the range ends");
+        assert_eq!(overlapping(0x4000, 0x6000), []);
+        assert_eq!(overlapping(0x1000, 0x9000), [1, 2]);
+        assert_eq!(overlapping(0x7000, 0x9000), []);
     }
 }

@@ -46,7 +46,8 @@ impl Stage {
 
     fn ids(&self, reader: &mut Reader<Core>) -> Vec<u32> {
         let section = self.domain.enter(reader);
-        self.slots.read(section.inside()).slots.iter().map(|slot| slot.id.0).collect()
+        let everywhere = GpaRange::new(Gpa::new(0), Gpa::new(u64::MAX)).unwrap();
+        self.slots.read(section.inside()).overlapping(everywhere).map(|slot| slot.id.0).collect()
     }
 
     /// Opens an invalidation of the host's memory: the guest's ranges of it, in order.
@@ -83,6 +84,34 @@ fn what_a_change_publishes_is_what_readers_find() {
     });
     stage.change(&mut writer, |change, section| change.take_out(section, SlotId(1)).unwrap());
     assert_eq!(stage.ids(&mut reader), [0]);
+    let again = stage.change(&mut writer, |change, section| change.take_out(section, SlotId(1)));
+    assert_eq!(again, Err(SlotError::NoSuchSlot));
+}
+
+#[test]
+fn r6_the_last_used_slot_is_one_of_the_snapshot_of_now() {
+    let (stage, [mut writer, mut reader]) = Stage::new();
+    let at = Gpa::new(4 * PAGE);
+    let mut last = snapshot::LastUsed::default();
+    let mut look = |reader: &mut Reader<Core>| {
+        let section = stage.domain.enter(reader);
+        let slots = stage.slots.read(section.inside());
+        let guessed = slots.guess(at, last).map(|slot| slot.flags.read_only);
+        (guessed, slots.find(at, &mut last).map(|slot| slot.flags.read_only))
+    };
+    assert_eq!(look(&mut reader), (None, None));
+    stage.change(&mut writer, |change, section| change.add(section, slot(1, pages(4, 8), 0)).unwrap());
+    assert_eq!(look(&mut reader), (None, Some(false)));
+    assert_eq!(look(&mut reader), (Some(false), Some(false)));
+    let read_only = SlotFlags { read_only: true, log: None };
+    let changed = Slot { flags: read_only, ..slot(1, pages(4, 8), 0) };
+    stage.change(&mut writer, |change, section| change.put(section, changed).unwrap());
+    assert_eq!(look(&mut reader), (None, Some(true)), "not as it was");
+    stage.change(&mut writer, |change, section| change.add(section, slot(2, pages(9, 10), 9)).unwrap());
+    assert_eq!(look(&mut reader), (None, Some(true)), "whichever changed");
+    assert_eq!(look(&mut reader), (Some(true), Some(true)));
+    stage.change(&mut writer, |change, section| change.take_out(section, SlotId(1)).unwrap());
+    assert_eq!(look(&mut reader), (None, None));
 }
 
 #[test]
@@ -186,7 +215,7 @@ fn r4_slots_stay_while_their_memory_is_taken_back() {
     stage.change(&mut writer, add(0, pages(0, 4), 100)).unwrap();
     stage.change(&mut writer, add(1, pages(10, 14), 102)).unwrap();
     let opened = stage.open_host(&mut other, memory(102, 103)).unwrap();
-    assert_eq!(opened, [pages(10, 11), pages(2, 3)]);
+    assert_eq!(opened, [pages(2, 3), pages(10, 11)]);
 
     assert_eq!(stage.change(&mut writer, add(2, pages(20, 21), 102)), Err(SlotError::Invalidated));
     stage.change(&mut writer, add(2, pages(20, 21), 103)).unwrap();
