@@ -219,7 +219,7 @@ pub const EXHIBITS: &[Exhibit] = &[
         "r6_no_second_look_at_the_slot_of_a_collapse",
         collapse_fault::ENABLING_BY_HARDWARE,
         NoRecheck,
-        All,
+        Both,
         &["S4:"],
     ),
     exhibit(
@@ -244,7 +244,13 @@ pub const EXHIBITS: &[Exhibit] = &[
     exhibit("r8_a_flush_that_is_not_waited_for", protect_protect::RANGE, LateFlush, All, &["R8:", "S3:"]),
     exhibit("r1_a_split_that_does_not_wait_for_its_flush", split_fault::WRITE_BESIDE, LateFlush, All, &["T1:"]),
     exhibit("r12_a_translation_remembered_too_long", invalidate_fault::ONE_SHOT, AnswersFromMemory, All, &["S2:"]),
-    exhibit("a_group_whose_entries_are_locked_in_two_steps", groups::FAULTS, TornEntryChanges, All, &["S1:", "T1:"]),
+    exhibit(
+        "a_group_whose_entries_are_locked_in_two_steps",
+        groups::FAULTS,
+        TornEntryChanges,
+        All,
+        &["S1:", "T1:", "R8:"],
+    ),
     exhibit("r1_a_member_unmapped_without_its_group", groups::UNMAP_PART, MemberTakenForLeaf, All, &["S2:"]),
     exhibit("r1_a_member_cleared_without_its_group", groups::CLEAR, MemberTakenForLeaf, All, &["S4:"]),
     exhibit("r1_a_group_that_is_not_flushed", groups::WRITES, NoFlush, All, &["S4:"]),
@@ -289,7 +295,7 @@ pub const EXHIBITS: &[Exhibit] = &[
         "r4_memory_taken_by_its_address_that_is_not_opened",
         invalidate_fault::HOST,
         Unmade(Shape::Open),
-        All,
+        Both,
         &["S2:"],
     ),
     exhibit(

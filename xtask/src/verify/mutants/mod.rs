@@ -193,6 +193,9 @@ impl Stage {
     fn run(&self, files: &[String], only: &[Found], out: &Path) -> anyhow::Result<Vec<Outcome>> {
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
         let built = target().join("verify/mutants/target");
+        // To cargo, what was built of a mutant that survived is newer than these sources, and theirs.
+        let stale = ["clean", "--quiet", "--profile", PROFILE, "--package", "slat"];
+        tools::run(cargo(&stale).env("CARGO_TARGET_DIR", &built))?;
         // cargo-mutants would try these tests without a mutant in the package of the mutants alone.
         let without = ["test", "--quiet", "--profile", PROFILE, "--package", self.package];
         tools::run(cargo(&[&without, self.tests].concat()).env("CARGO_TARGET_DIR", &built))?;

@@ -37,7 +37,13 @@ struct Link<T: Entry, A: Atomics> {
     first: T::Key,
     /// The highest end of an entry.
     reach: T::Key,
-    chunk: Shared<Vec<T>, A>,
+    chunk: Shared<Chunk<T>, A>,
+}
+
+/// Entries, and their keys apart from them: a search touches few cache lines.
+struct Chunk<T: Entry> {
+    keys: Vec<T::Key>,
+    entries: Vec<T>,
 }
 
 impl<T: Entry, A: Atomics> Clone for Sorted<T, A> {
@@ -61,22 +67,22 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
     /// The last entry whose key is not above `key`.
     pub(super) fn last_at(&self, key: T::Key) -> Option<&T> {
         let link = self.spine.partition_point(|link| link.first <= key).checked_sub(1)?;
-        let chunk = &self.spine[link].chunk;
-        chunk.get(chunk.partition_point(|entry| entry.key() <= key).checked_sub(1)?)
+        let Chunk { keys, entries } = &*self.spine[link].chunk;
+        entries.get(keys.partition_point(|other| *other <= key).checked_sub(1)?)
     }
 
     /// The entries from the last one on whose key is not above `key`; all, if there is none.
     pub(super) fn from(&self, key: T::Key) -> impl Iterator<Item = &T> {
         let links = &self.spine[self.links_for(key).start..];
-        let passed = links.first().map_or(0, |link| link.chunk.partition_point(|entry| entry.key() <= key));
-        links.iter().flat_map(|link| link.chunk.iter()).skip(passed.saturating_sub(1))
+        let passed = links.first().map_or(0, |link| link.chunk.keys.partition_point(|other| *other <= key));
+        links.iter().flat_map(|link| link.chunk.entries.iter()).skip(passed.saturating_sub(1))
     }
 
     /// The entries that begin before `end` and end after `start`, in order. Looks at every link, and into those chunks
     /// where there may be some.
     pub(super) fn overlapping(&self, start: T::Key, end: T::Key) -> impl Iterator<Item = &T> {
         let links = self.spine.iter().take_while(move |link| link.first < end).filter(move |link| link.reach > start);
-        let entries = links.flat_map(|link| link.chunk.iter());
+        let entries = links.flat_map(|link| link.chunk.entries.iter());
         entries.filter(move |entry| entry.key() < end && entry.end() > start)
     }
 
@@ -88,7 +94,6 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
     /// Without the entry of this key. What is left of its chunk joins a neighbour if the two are small.
     pub(super) fn without(&self, key: T::Key) -> Result<Self, OutOfMemory> {
         let Range { start, end } = self.links_for(key);
-        let len = |links: &[Link<T, A>]| links.iter().map(|link| link.chunk.len()).sum::<usize>();
         let are_small = |links: &Range<usize>| self.spine.get(links.clone()).is_some_and(|it| len(it) <= MOST / 2 + 1);
         let pairs = [start..end + 1, start.saturating_sub(1)..end];
         self.rebuilt(pairs.into_iter().find(are_small).unwrap_or(start..end), key, None)
@@ -103,14 +108,14 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
     /// A sequence with new chunks in the place of these links, which have `entry`, and nothing else of this key.
     fn rebuilt(&self, links: Range<usize>, key: T::Key, entry: Option<T>) -> Result<Self, OutOfMemory> {
         let (head, old, tail) = (&self.spine[..links.start], &self.spine[links.clone()], &self.spine[links.end..]);
-        let mut entries = reserved(old.iter().map(|link| link.chunk.len()).sum::<usize>() + 1)?;
+        let mut entries = reserved(len(old) + 1)?;
         for Link { chunk, .. } in old {
-            entries.extend_from_slice(&chunk[..chunk.partition_point(|other| other.key() < key)]);
+            entries.extend_from_slice(&chunk.entries[..chunk.keys.partition_point(|other| *other < key)]);
         }
         entries.extend(entry);
         let through = entries.len();
         for Link { chunk, .. } in old {
-            entries.extend_from_slice(&chunk[chunk.partition_point(|other| other.key() <= key)..]);
+            entries.extend_from_slice(&chunk.entries[chunk.keys.partition_point(|other| *other <= key)..]);
         }
         // What grows at its end leaves full chunks behind.
         let grows_at_end = tail.is_empty() && through == entries.len();
@@ -120,8 +125,8 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
 
         let mut spine = reserved(head.len() + 2 + tail.len())?;
         spine.extend_from_slice(head);
-        for chunk in [entries, others] {
-            spine.extend(Link::to(chunk)?);
+        for entries in [entries, others] {
+            spine.extend(Link::to(entries)?);
         }
         spine.extend_from_slice(tail);
         Ok(Self { spine: Shared::new(spine)? })
@@ -130,12 +135,19 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
 
 impl<T: Entry, A: Atomics> Link<T, A> {
     /// The link to these entries, if there are any.
-    fn to(chunk: Vec<T>) -> Result<Option<Self>, OutOfMemory> {
-        let (Some(first), Some(reach)) = (chunk.first().map(T::key), chunk.iter().map(T::end).max()) else {
+    fn to(entries: Vec<T>) -> Result<Option<Self>, OutOfMemory> {
+        let (Some(first), Some(reach)) = (entries.first().map(T::key), entries.iter().map(T::end).max()) else {
             return Ok(None);
         };
-        Ok(Some(Self { first, reach, chunk: Shared::new(chunk)? }))
+        let mut keys = reserved(entries.len())?;
+        keys.extend(entries.iter().map(T::key));
+        Ok(Some(Self { first, reach, chunk: Shared::new(Chunk { keys, entries })? }))
     }
+}
+
+/// How many entries they lead to.
+fn len<T: Entry, A: Atomics>(links: &[Link<T, A>]) -> usize {
+    links.iter().map(|link| link.chunk.entries.len()).sum()
 }
 
 /// An empty vector with room for `len` elements.

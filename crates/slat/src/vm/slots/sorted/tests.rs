@@ -55,20 +55,20 @@ fn all(spans: &Spans) -> Vec<(u32, u32)> {
 }
 
 fn lengths(spans: &Spans) -> Vec<usize> {
-    spans.spine.iter().map(|link| link.chunk.len()).collect()
+    spans.spine.iter().map(|link| link.chunk.entries.len()).collect()
 }
 
 /// What the module promises of chunks and links.
 fn check(spans: &Spans) {
-    for link in spans.spine.iter() {
-        assert!((1..=MOST).contains(&link.chunk.len()));
-        assert!(link.chunk.windows(2).all(|pair| pair[0].key < pair[1].key));
-        assert_eq!(Some(link.first), link.chunk.first().map(Span::key));
-        assert_eq!(Some(link.reach), link.chunk.iter().map(Span::end).max());
+    for Link { first, reach, chunk } in spans.spine.iter() {
+        let Chunk { keys, entries } = &**chunk;
+        assert!((1..=MOST).contains(&entries.len()) && keys.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(entries.iter().map(Span::key).eq(keys.iter().copied()));
+        assert_eq!((Some(first), Some(*reach)), (keys.first(), entries.iter().map(Span::end).max()));
     }
     for pair in spans.spine.windows(2) {
-        assert!(pair[0].chunk.last().unwrap().key < pair[1].first);
-        assert!(pair[0].chunk.len() + pair[1].chunk.len() > MOST / 2, "{:?}", lengths(spans));
+        assert!(pair[0].chunk.keys.last() < Some(&pair[1].first));
+        assert!(len(pair) > MOST / 2, "{:?}", lengths(spans));
     }
 }
 
