@@ -83,6 +83,8 @@ pub enum Operation {
     },
     /// A worker took marks of pages near this one.
     TookBeside,
+    /// Something was done to a page near this one: an entry that is for both may have been changed for a while.
+    Beside,
     /// The worker protected the page, or had hardware note the next write anew, if it had taken a mark.
     Withheld {
         /// The worker's number, below 4.

@@ -72,7 +72,7 @@ impl Page {
             Operation::Read { dirty, by } => only(self.may_be_reported(dirty), self.collected(dirty, 1 << by)),
             Operation::Cleared { by } => vec![self.cleared(1 << by)],
             Operation::ClearedPerhaps { by } => self.or(vec![self.cleared(1 << by)]),
-            Operation::TookBeside => vec![self],
+            Operation::TookBeside | Operation::Beside => vec![self],
             Operation::Withheld { by } => self.withheld_by(1 << by),
             Operation::FlushedFor { by } => vec![self.flushed_for(1 << by)],
             Operation::Written { grouped } => self.written(grouped),

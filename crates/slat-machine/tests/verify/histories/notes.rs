@@ -78,7 +78,8 @@ impl Notes {
 
     /// What a fault on page `faulted` that came to `outcome` did to `page`.
     pub(super) fn faulted(&self, faulted: u64, access: Access, outcome: Outcome, page: u64) -> Vec<Operation> {
-        Fault { access, outcome, place: self.place(page, faulted) }.operations(|_| true).collect()
+        let fault = Fault { access, outcome, place: self.place(page, faulted) };
+        fault.operations(|_| true).chain([Operation::Beside]).collect()
     }
 
     /// What a guest that wrote to `at`, or tried to, did to `page`.
@@ -99,8 +100,8 @@ impl Notes {
         operation: fn(bool) -> Operation,
     ) -> Vec<Operation> {
         let met = if meant || progress.widened { vec![operation(meant), Operation::Moved] } else { Vec::new() };
-        let flushed = meant.then_some(Operation::Flushed);
-        met.into_iter().chain(flushed).chain(self.dissolved()).collect()
+        let flushed = if meant { Operation::Flushed } else { Operation::Beside };
+        met.into_iter().chain([flushed]).chain(self.dissolved()).collect()
     }
 
     /// What may have become of a page of a group of which only others were meant.

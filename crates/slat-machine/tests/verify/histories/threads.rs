@@ -71,12 +71,12 @@ pub(super) fn work<S: Subject>(vm: &PlainVm<'_, S>, notes: &Notes, by: u8, seed:
         match dice.below(8) {
             0 => hand.unmap(first, count),
             1 => hand.protect(first, count),
-            2 | 3 => hand.harvest(),
-            4 => hand.clear(),
+            2 => hand.harvest(),
+            3 | 4 => hand.clear(),
             5 => hand.collapse(Collapse::InPlace),
             6 => hand.collapse(Collapse::Lazily),
-            _ if dice.below(4) == 0 => hand.unmap(0, BLOCK_PAGES),
-            _ => hand.harvest(),
+            _ if dice.below(2) == 0 => hand.unmap(0, BLOCK_PAGES),
+            _ => hand.clear(),
         }
         let _ = hand.worker.reclaim(ALL);
     }
