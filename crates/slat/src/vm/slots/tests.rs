@@ -168,6 +168,14 @@ fn a_slot_is_admitted_where_none_is_or_comes() {
 }
 
 #[test]
+fn r6_a_walk_that_makes_pages_clean_is_one_workers_as_long_as_one_is_on_it() {
+    let walk = |walk, is_walked| Unfinished { id: SlotId(0), serial: 1, walk, next: Gpa::new(0), is_walked };
+    let walks = [Walk::Protect(What::Dirty), Walk::Protect(What::Write), Walk::Remove];
+    assert_eq!(walks.map(|kind| walk(kind, true).is_one_workers()), [true, false, false]);
+    assert_eq!(walks.map(|kind| walk(kind, false).is_one_workers()), [false; 3]);
+}
+
+#[test]
 fn r6_walks_are_noted_by_slot_until_they_are_finished() {
     let (stage, [mut writer, _]) = Stage::new();
     stage.change(&mut writer, |change, _| {
