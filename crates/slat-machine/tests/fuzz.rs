@@ -15,7 +15,7 @@ use slat_machine::memory::{PAGE_SIZE, Source};
 use slat_machine::walk::arm64::Vtcr;
 use slat_machine::walk::ept;
 use slat_machine::{Machine, MachineConfig};
-use slat_spec::{Call, Fault, Operation, Page, explain};
+use slat_spec::{Call, Fault, Operation, Page, Place, explain};
 
 use subject::{Arm, Subject, X86, with_every_subject};
 
@@ -26,6 +26,14 @@ const WATCHED: [u64; 5] = [0, 1, 511, 512, 1023];
 const SLOT: SlotId = SlotId(0);
 const CASES: u32 = 1_500;
 
+const PLAIN: SlotFlags = SlotFlags { read_only: false, log: None };
+const FLAGS: [SlotFlags; 4] = [
+    PLAIN,
+    SlotFlags { read_only: true, log: None },
+    SlotFlags { read_only: false, log: Some(LogMode::Protect) },
+    SlotFlags { read_only: false, log: Some(LogMode::InitiallySet) },
+];
+
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Fault(usize, bool),
@@ -33,6 +41,8 @@ enum Op {
     Protect(u64, u64),
     Prefault(u64, u64, bool),
     Harvest(u64, u64),
+    Clear(u64, u64),
+    Flags(SlotFlags),
     Collapse(bool),
     Age(u64, u64),
     TopUp(usize),
@@ -52,6 +62,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => part().prop_map(|(first, count)| Op::Protect(first, count)),
         1 => (part(), any::<bool>()).prop_map(|((first, count), write)| Op::Prefault(first, count, write)),
         2 => part().prop_map(|(first, count)| Op::Harvest(first, count)),
+        2 => part().prop_map(|(first, count)| Op::Clear(first, count)),
+        1 => (0..FLAGS.len()).prop_map(|flags| Op::Flags(FLAGS[flags])),
         1 => any::<bool>().prop_map(Op::Collapse),
         1 => part().prop_map(|(first, count)| Op::Age(first, count)),
         1 => (0usize..4).prop_map(Op::TopUp),
@@ -67,7 +79,7 @@ fn range(first: u64, count: u64) -> GpaRange {
 struct Play<'v, 'm, F: Format> {
     vcpu: Vcpu<&'v Vm<&'m Machine, F>>,
     worker: Worker<&'v Vm<&'m Machine, F>>,
-    logged: bool,
+    flags: SlotFlags,
     clock: u64,
     seen: [Vec<Call>; WATCHED.len()],
 }
@@ -101,16 +113,19 @@ impl<F: Format> Play<'_, '_, F> {
                 });
             }
             // What a prefault maps under the log it marks in ways that only a harvest shows.
-            Op::Prefault(first, count, write) if !self.logged => {
+            Op::Prefault(first, count, write) if self.flags.log.is_none() => {
                 let access = if write { Access::Write } else { Access::Read };
-                let _ = self.worker.prefault(range(first, count), access, all).unwrap();
+                let _ = self.worker.prefault(range(first, count), access, all);
+                let writable = !self.flags.read_only;
                 self.note(|page| {
                     let near = meant(first / 512 * 512, (first + count).div_ceil(512) * 512 - first / 512 * 512, page);
-                    near.then_some(Operation::Prefaulted { writable: true }).into_iter().collect()
+                    near.then_some(Operation::Prefaulted { writable }).into_iter().collect()
                 });
             }
-            Op::Harvest(first, count) if self.logged => self.harvest(first, count),
-            Op::Collapse(lazily) if !self.logged => {
+            Op::Harvest(first, count) if self.flags.log.is_some() => self.harvest(first, count),
+            Op::Clear(first, count) if self.flags.log.is_some() => self.clear(first, count),
+            Op::Flags(flags) => [PLAIN, flags].into_iter().for_each(|flags| self.change_flags(flags)),
+            Op::Collapse(lazily) if self.flags.log.is_none() => {
                 let how = if lazily { Collapse::Lazily } else { Collapse::InPlace };
                 let _ = self.worker.collapse(range(0, PAGES), how, all).unwrap();
                 self.note(|_| vec![if lazily { Operation::Dropped } else { Operation::Collapsed }]);
@@ -123,7 +138,7 @@ impl<F: Format> Play<'_, '_, F> {
                 let (first, end) = (first / 512 * 512, (first + count).div_ceil(512) * 512);
                 self.note(|page| meant(first, end - first, page).then_some(Operation::Aged).into_iter().collect());
             }
-            Op::Prefault(..) | Op::Harvest(..) | Op::Collapse(_) => {}
+            Op::Prefault(..) | Op::Harvest(..) | Op::Clear(..) | Op::Collapse(_) => {}
         }
         for (page, seen) in WATCHED.iter().zip(&mut self.seen) {
             let mapping = self.vcpu.lookup(Gpa::new(BASE + page * PAGE_SIZE));
@@ -136,12 +151,40 @@ impl<F: Format> Play<'_, '_, F> {
     fn fault(&mut self, page: u64, access: Access) {
         self.vcpu.top_up(4).unwrap();
         let outcome = self.vcpu.fault(Gpa::new(BASE + page * PAGE_SIZE), access);
-        let logged = self.logged;
         self.note(|other| {
-            let (is_here, is_near) = (other == page, other / 512 == page / 512);
-            let fault = Fault { access, outcome, is_here, logged };
-            let did = fault.operations(|level| if level == Level::PAGE { is_here } else { is_near });
-            did.filter(|operation| is_near || *operation != Operation::Collapsed).collect()
+            let place = if other == page { Place::Here { grouped: false } } else { Place::Elsewhere };
+            Fault { access, outcome, place }.operations(|_| other / 512 == page / 512).collect()
+        });
+    }
+
+    fn change_flags(&mut self, flags: SlotFlags) {
+        assert!(self.worker.set_flags(SLOT, flags, Budget::UNLIMITED).unwrap().is_done());
+        self.note(|_| vec![Operation::Announced(flags.into())]);
+        self.note(|_| vec![Operation::Settled { by: 0 }]);
+        self.flags = flags;
+    }
+
+    /// Reads the log, and clears every second mark of what was in it.
+    fn clear(&mut self, first: u64, count: u64) {
+        let (pages, mut bitmap) = (Pages { first, count }, vec![0; count.div_ceil(64) as usize]);
+        self.worker.get_dirty(SLOT, pages, &mut bitmap).unwrap();
+        let is_in = |page: u64| (first..first + count).contains(&page);
+        let has = |bitmap: &[u64], page: u64| bitmap[((page - first) / 64) as usize] >> ((page - first) % 64) & 1 != 0;
+        self.note(|page| match is_in(page) {
+            true => vec![Operation::Read { dirty: has(&bitmap, page), by: 0 }],
+            false => Vec::new(),
+        });
+        bitmap.iter_mut().for_each(|word| *word &= 0x5555_5555_5555_5555);
+        let progress = self.worker.clear_dirty(SLOT, pages, &bitmap, Budget::UNLIMITED).unwrap();
+        assert!(progress.is_done());
+        self.note(|page| match is_in(page) && has(&bitmap, page) {
+            true => vec![Operation::Cleared { by: 0 }],
+            false => Vec::new(),
+        });
+        self.note(|page| match is_in(page) && has(&bitmap, page) {
+            true => vec![Operation::Withheld { by: 0 }],
+            false if progress.widened => vec![Operation::Protected { meant: false }],
+            false => Vec::new(),
         });
     }
 
@@ -170,10 +213,10 @@ fn sequence<S: Subject>(ops: &[Op], logged: bool) -> Result<(), TestCaseError> {
     let flags = SlotFlags { read_only: false, log: logged.then_some(LogMode::Protect) };
     worker.create_slot(SLOT, NewSlot { range: range(0, PAGES), host: HostAddress::new(0), flags }).unwrap();
     let vcpu = Vcpu::new(&vm, VcpuId(0)).unwrap();
-    let mut play = Play { vcpu, worker, logged, clock: 0, seen: Default::default() };
+    let mut play = Play { vcpu, worker, flags, clock: 0, seen: Default::default() };
     ops.iter().for_each(|op| play.run(*op));
     for (page, seen) in WATCHED.iter().zip(&play.seen) {
-        let explained = explain(Page::new(logged), seen);
+        let explained = explain(Page::new(flags), seen);
         prop_assert!(explained.is_ok(), "page {}: {:?}", page, explained);
     }
     let Play { vcpu, mut worker, .. } = play;

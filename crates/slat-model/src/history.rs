@@ -3,22 +3,28 @@
 //! Every execution of a scenario under shuttle with nothing planted is a history (under loom one call may be over and
 //! another know nothing of it, so that time says too much): each call with when it began and ended, and what it did
 //! to each page as far as its result says. At the end the specification is asked for an order of the calls on each page that
-//! gives those results. A scenario that does what the specification does not speak of (flags of slots that change, groups,
-//! logs that hardware keeps) is not explained.
+//! gives those results. A scenario that does what the specification does not speak of (slots that move, copy on write) is not
+//! explained.
 
 use std::cell::Cell;
 
 use slat::addr::GpaRange;
-use slat_spec::{Call, Operation, Page, explain};
+use slat_spec::{Call, Flags, Operation, Page, explain};
 
 use crate::book;
 use crate::plant::Plant;
-use crate::world::page_of;
+use crate::world::{Setup, page_of};
 
 /// The history of one execution.
 #[derive(Default)]
 pub struct History {
     clock: u64,
+    /// How many workers there are.
+    workers: u8,
+    /// The flags of the slot at first.
+    flags: Flags,
+    groups: bool,
+    hardware_dirty: bool,
     /// Of each page that is watched; nothing once the specification does not speak of what happens.
     pages: Vec<Watched>,
 }
@@ -26,7 +32,6 @@ pub struct History {
 /// A page, and the calls that did something to it.
 struct Watched {
     page: u64,
-    logged: bool,
     calls: Vec<Call>,
 }
 
@@ -36,27 +41,37 @@ impl History {
         self.clock
     }
 
-    /// Adds what a call did between two times.
-    fn add(&mut self, from: u64, to: u64, operations: impl Fn(u64, bool) -> Vec<Operation>) {
-        for Watched { page, logged, calls } in &mut self.pages {
-            let did = operations(*page, *logged);
-            calls.extend(did.into_iter().map(|operation| Call { from, to, operation }));
-        }
-    }
-
     /// What the specification does not explain, if anything.
     fn unexplained(&self) -> Option<String> {
-        self.pages.iter().find_map(|Watched { page, logged, calls }| {
-            let unexplained = explain(Page::new(*logged), calls).err()?;
+        self.pages.iter().find_map(|Watched { page, calls }| {
+            let unexplained = explain(Page::new(self.flags), calls).err()?;
             Some(format!("S1: page {page}: {unexplained}: {:?}", unexplained.calls))
         })
     }
 }
 
-/// From now on what happens to these pages is written down; nothing is mapped yet.
-pub fn begin(pages: std::ops::Range<u64>, logged: bool) {
-    let watched = pages.map(|page| Watched { page, logged, calls: Vec::new() }).collect();
-    book::with(|book| book.calls.pages = watched);
+/// From now on what happens to the pages of a world's slot is written down; nothing is mapped yet.
+pub fn begin(setup: &Setup, flags: Flags) {
+    let pages = setup.first..setup.first + setup.count;
+    let watched = pages.map(|page| Watched { page, calls: Vec::new() }).collect();
+    book::with(|book| {
+        let calls = &mut book.calls;
+        (calls.pages, calls.flags) = (watched, flags);
+        (calls.groups, calls.hardware_dirty) = (setup.groups, setup.hardware_dirty);
+    });
+}
+
+/// The number of a worker that is new.
+pub fn number_worker() -> u8 {
+    book::with(|book| {
+        book.calls.workers += 1;
+        book.calls.workers - 1
+    })
+}
+
+/// Whether a page may be one of a group, which is dissolved if only a part of it is meant.
+pub fn has_groups() -> bool {
+    book::with(|book| book.calls.groups)
 }
 
 /// Something happens that the specification does not speak of.
@@ -64,23 +79,33 @@ pub fn give_up() {
     book::with(|book| book.calls.pages.clear());
 }
 
-/// Makes a call, and writes down what it did: `operations` is given its result, a page, and whether that is logged.
-pub fn call<R>(call: impl FnOnce() -> R, operations: impl Fn(&R, u64, bool) -> Vec<Operation>) -> R {
+/// Whether hardware notes what it writes to.
+pub fn has_hardware_dirty() -> bool {
+    book::with(|book| book.calls.hardware_dirty)
+}
+
+/// Makes a call, and writes down what it did: `operations` is given its result and a page.
+pub fn call<R>(call: impl FnOnce() -> R, operations: impl Fn(&R, u64) -> Vec<Operation>) -> R {
     let from = book::with(|book| book.calls.tick());
     let result = call();
-    book::with(|book| {
-        let to = book.calls.tick();
-        book.calls.add(from, to, |page, logged| operations(&result, page, logged));
-    });
+    let to = book::with(|book| book.calls.tick());
+    add(from, to, |page| operations(&result, page));
     result
 }
 
 /// A call is made whose effects come at any time from now on.
 pub fn lasting(operations: impl Fn(u64) -> Vec<Operation>) {
-    book::with(|book| {
-        let from = book.calls.tick();
-        book.calls.add(from, u64::MAX, |page, _| operations(page));
-    });
+    let from = book::with(|book| book.calls.tick());
+    add(from, u64::MAX, operations);
+}
+
+/// Adds what a call did between two times; `operations` may look into the book.
+fn add(from: u64, to: u64, operations: impl Fn(u64) -> Vec<Operation>) {
+    let mut pages = book::with(|book| std::mem::take(&mut book.calls.pages));
+    for Watched { page, calls } in &mut pages {
+        calls.extend(operations(*page).into_iter().map(|operation| Call { from, to, operation }));
+    }
+    book::with(|book| book.calls.pages = pages);
 }
 
 /// The execution is over: reports what the specification does not explain. A planted bug has its own detectors.
@@ -130,13 +155,13 @@ pub fn is_in(range: GpaRange, page: u64) -> bool {
 mod tests {
     use super::*;
 
-    const MAPPED: Operation = Operation::Mapped { writable: true };
+    const MAPPED: Operation = Operation::Mapped { access: slat::host::Access::Write, writable: true };
 
     /// One page, to which these things are done one after the other.
     fn found(operations: &[Operation]) -> Option<String> {
         book::begin();
-        begin(3..4, false);
-        operations.iter().for_each(|&did| call(|| (), |_, _, _| vec![did]));
+        begin(&Setup { first: 3, ..Setup::pages(1) }, Flags::default());
+        operations.iter().for_each(|&did| call(|| (), |_, _| vec![did]));
         end();
         book::verdict()
     }
@@ -151,13 +176,13 @@ mod tests {
     #[test]
     fn an_unmapping_that_lasts_explains_a_mapping_later_and_giving_up_everything() {
         book::begin();
-        begin(0..1, false);
-        call(|| (), |_, _, _| vec![MAPPED]);
+        begin(&Setup::pages(1), Flags::default());
+        call(|| (), |_, _| vec![MAPPED]);
         lasting(|_| vec![Operation::Unmapped { meant: false }]);
-        call(|| (), |_, _, _| vec![MAPPED]);
+        call(|| (), |_, _| vec![MAPPED]);
         end();
         assert_eq!(book::verdict(), None);
-        call(|| (), |_, _, _| vec![MAPPED]);
+        call(|| (), |_, _| vec![MAPPED]);
         give_up();
         end();
         assert_eq!(book::verdict(), None);

@@ -8,10 +8,10 @@ use slat::vm::{
     Budget, Config, LogMode, Mapping, NewSlot, Outcome, Pages, Progress, SlotError, SlotFlags, Teardown, Vcpu, Vm,
     Worker,
 };
-use slat_spec::{Fault, Operation};
+use slat_spec::{Fault, Operation, Place};
 
 use crate::book::{self, Event};
-use crate::format::ModelFormat;
+use crate::format::{GROUP_BITS, ModelFormat};
 use crate::hardware::{Reached, VCPUS};
 use crate::history;
 use crate::oracle::PageSet;
@@ -69,7 +69,7 @@ impl<T: Tool> Stage<T> {
         let mut worker = stage.worker();
         worker.create_slot(SLOT, stage.slot(flags, 0)).expect("the first slot");
         if setup.is_specified() && T::SEES_ALL {
-            history::begin(setup.first..setup.first + setup.count, flags.log == Some(LogMode::Protect));
+            history::begin(&setup, flags.into());
         }
         if flags.log.is_some() {
             stage.world.log_begins();
@@ -125,7 +125,7 @@ impl<T: Tool> Stage<T> {
     fn look_at_all_pages(&self, worker: &mut ModelWorker<T>) {
         let Setup { first, count, .. } = self.world.setup;
         for page in first..first + count {
-            let looked = |seen: &Option<Mapping>, other: u64, _| {
+            let looked = |seen: &Option<Mapping>, other: u64| {
                 let looked = Operation::Looked(seen.map(|mapping| mapping.permissions.write()));
                 (other == page).then_some(looked).into_iter().collect()
             };
@@ -315,12 +315,15 @@ pub fn harvest<T: Tool>(world: &World<T>, worker: &mut ModelWorker<T>, pages: Pa
 }
 
 /// What a fault at `page` did to others: those that one leaf maps with it.
-fn faulted(page: u64, access: Access) -> impl Fn(&Outcome, u64, bool) -> Vec<Operation> {
-    move |&outcome, other, logged| {
-        let (is_here, is_near) = (other == page, other / REGION == page / REGION);
-        let fault = Fault { access, outcome, is_here, logged };
-        let did = fault.operations(|level| if level == Level::PAGE { is_here } else { is_near });
-        did.filter(|operation| is_near || *operation != Operation::Collapsed).collect()
+fn faulted(page: u64, access: Access) -> impl Fn(&Outcome, u64) -> Vec<Operation> {
+    let grouped = history::has_groups();
+    move |&outcome, other| {
+        let place = match other {
+            _ if other == page => Place::Here { grouped },
+            _ if grouped && other >> GROUP_BITS == page >> GROUP_BITS => Place::Group,
+            _ => Place::Elsewhere,
+        };
+        Fault { access, outcome, place }.operations(|_| other / REGION == page / REGION).collect()
     }
 }
 

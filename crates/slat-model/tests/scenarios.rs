@@ -81,6 +81,7 @@ scenarios! {
     r5_a_noted_page_cut_beside_harvest: hardware_log::CUT_HARVEST;
     r5_a_noted_page_read_beside_harvest: hardware_log::GET;
     r6_hardwares_note_beside_turning_the_log_on: hardware_log::ENABLING;
+    r6_a_log_of_hardwares_turned_on_by_two: hardware_log::ENABLING_TWICE;
     r5_a_noted_page_made_read_only_beside_harvest: hardware_log::READ_ONLY;
 
     r7_collapse_beside_write: collapse_fault::WRITE_BESIDE;

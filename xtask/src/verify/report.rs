@@ -172,7 +172,7 @@ pub(super) struct Skipped {
     pub(super) why: String,
 }
 
-const PROPERTIES: [(&str, &str, &str); 18] = [
+const PROPERTIES: &[(&str, &str, &str)] = &[
     (
         "S1",
         "Map semantics: results and tables are the abstract map's",
@@ -186,6 +186,7 @@ const PROPERTIES: [(&str, &str, &str); 18] = [
     ("S3", "Permissions never widen by a race", "checker; models' oracle"),
     ("S4", "Dirty completeness: no write is lost", "checker, by all pages that may have been written; models' oracle"),
     ("S5", "Annotations stay until they are cleared", "checker, by what was declared; models"),
+    ("S6", "What is made of several leaves was accessed if one of them was", "checker"),
     ("T1", "Break-before-make, one owner, no blind change", "checker; models' book of entries"),
     ("T2", "Nothing returns, is emptied or made before its flush", "checker; models' book of entries"),
     ("T3", "No flush without cause, none wider than its cause", "checker, where a thread is alone"),

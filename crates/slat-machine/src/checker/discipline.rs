@@ -32,6 +32,9 @@ pub struct Discipline {
     pub kept: u64,
     /// Whether the architecture wants break-before-make.
     pub breaks: bool,
+    /// Whether a flush by address may leave either of two leaves of different sizes that a core holds for one address (arm64:
+    /// D8.17.3): only a flush of everything is sure to drop both.
+    pub spares_doubled: bool,
     /// The guest's number.
     pub vmid: u16,
     /// Its cores, a bit each.
@@ -217,6 +220,17 @@ impl Discipline {
             Meaning::Leaf(page) => (page.output.get(), page.memory) == (output, leaf.memory),
             other => matches!(other, Meaning::Old(_)),
         })
+    }
+
+    /// Whether `word` is a leaf that was accessed since it was last made old.
+    pub fn is_accessed(&self, word: u64, level: Level) -> bool {
+        matches!(self.walker.resolve(word, level), Step::Leaf { update: None, .. })
+    }
+
+    /// The size of what hardware takes a leaf for: that of its set, if it stands for one.
+    pub fn size(&self, meaning: Meaning, level: Level) -> u64 {
+        let (first, end) = self.reach(meaning, 0, level);
+        end - first
     }
 
     /// Bytes that an entry of `level` covers.

@@ -1,6 +1,8 @@
 //! The evaluator that runs beside the program: it keeps the state of every entry and of every table, and looks at each
 //! event once.
 
+mod access;
+mod doubled;
 mod flushes;
 mod guest;
 mod notes;
@@ -9,7 +11,7 @@ mod stays;
 mod tables;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use slat::addr::{Hpa, Level};
 
@@ -41,6 +43,8 @@ pub struct Checker {
     noted: BTreeMap<Thread, (u64, u64)>,
     /// Linked words that are leaves of sets, and the event at which each became what it is.
     sets: BTreeMap<u64, usize>,
+    /// Words that are frozen, and were leaves that were accessed.
+    frozen: BTreeSet<u64>,
     stays: HashMap<Thread, Stay>,
     /// The last pointer to a table that a thread has read.
     pointers: HashMap<(Thread, u64), Pointer>,
@@ -57,6 +61,8 @@ struct Owner {
     before: u64,
     /// What was cached of it then, and was nobody's to flush.
     unowed: Vec<u64>,
+    /// Whether another leaf of its set, given up meanwhile by the same thread, was accessed.
+    is_beside_accessed: bool,
 }
 
 /// A change of a word of a table that hardware may walk, or might have.
@@ -86,6 +92,7 @@ impl Checker {
             inside: BTreeMap::new(),
             noted: BTreeMap::new(),
             sets: BTreeMap::new(),
+            frozen: BTreeSet::new(),
             stays: HashMap::new(),
             pointers: HashMap::new(),
             flushes: HashMap::new(),

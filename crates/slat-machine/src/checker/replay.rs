@@ -4,6 +4,7 @@
 //! table. What a core may have cached is worked out when a rule asks for it, from the spans and the flushes. It judges by the
 //! same rules as [`Checker`](super::Checker) and by other means; where they differ, one of them is wrong.
 
+mod access;
 mod notes;
 mod sets;
 
@@ -55,6 +56,8 @@ struct Call {
     is_alone: bool,
     /// Where it took back notes of software's.
     noted: Vec<(u64, u64)>,
+    /// The words that it has written to.
+    written: BTreeSet<u64>,
 }
 
 /// A change that is looked at.
@@ -124,7 +127,10 @@ impl Replay {
                 self.calls.values_mut().for_each(|call| call.is_alone = false);
                 let is_alone = self.calls.is_empty();
                 self.history.call(thread, true);
-                self.calls.insert(thread, Call { since: self.history.now, is_alone, noted: Vec::new() });
+                self.calls.insert(thread, {
+                    let (noted, written) = (Vec::new(), BTreeSet::new());
+                    Call { since: self.history.now, is_alone, noted, written }
+                });
                 if !self.stays.get(&thread).is_some_and(|(_, outlasts)| *outlasts) {
                     self.stays.insert(thread, (self.history.now, false));
                 }
@@ -198,6 +204,7 @@ impl Replay {
     fn wrote(&mut self, thread: Thread, at: u64, old: u64, new: u64, how: How) -> Vec<Verdict> {
         let table = self.history.discipline.table_of(at);
         let mut found = verdict_if(self.is_late(thread, at), Verdict::UseAfterFree);
+        self.calls.get_mut(&thread).into_iter().for_each(|call| _ = call.written.insert(at));
         let is_owners = self.history.is_owned(at, old);
         if self.history.kind(table) == Kind::Unlinked && how == How::Store && !is_owners {
             found.extend(verdict_if(self.history.is_cached(table), Verdict::DoubleUse));
@@ -216,6 +223,7 @@ impl Replay {
         let change = Change { thread, at, old, new, how, was: meaning(old), is: meaning(new), link };
         found.extend(self.owner_rules(change, kind));
         let before = self.history.before_locked(at);
+        found.extend(self.access_rules(change, before.map(|(_, word)| word)));
         self.history.write(at, new, thread);
         self.note(change);
         found.extend(self.word_rules(change, kind));
@@ -358,12 +366,11 @@ impl Replay {
     /// A thread that was alone all its call flushes what it changed, and no more.
     fn has_cause(&self, thread: Thread, flush: Flush) -> bool {
         let Some(call) = self.calls.get(&thread).filter(|call| call.is_alone) else { return true };
-        let owed = self.history.all_cached().into_iter().filter_map(|(at, word, link)| {
+        let owed = self.owed_by(thread, call).filter_map(|(at, word, link)| {
             let discipline = &self.history.discipline;
             let (meaning, start) = (discipline.meaning(word, link.level), self.history.address(at, link));
-            let is_owed =
-                discipline.covers(flush, meaning, start, link.level) && self.owes(thread, call.since, at, word, link);
-            is_owed.then(|| discipline.reach(meaning, start, link.level))
+            let is_covered = discipline.covers(flush, meaning, start, link.level);
+            is_covered.then(|| discipline.reach(meaning, start, link.level))
         });
         let hull = owed.chain(call.noted.iter().copied()).reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
         match (hull, flush) {
@@ -373,6 +380,18 @@ impl Replay {
                 start <= range.start().get() && range.end().get() <= end
             }
         }
+    }
+
+    /// What a call has taken away and is still cached. It wrote to the word, or cut off its table.
+    fn owed_by<'r>(&'r self, thread: Thread, call: &'r Call) -> impl Iterator<Item = (u64, u64, Link)> {
+        let is_its = move |at: &u64| {
+            let cut = self.history.unlinked_by(self.history.discipline.table_of(*at));
+            call.written.contains(at) || cut.is_some_and(|(by, from)| by == thread && from >= call.since)
+        };
+        let words = self.history.open_words().into_iter().filter(is_its);
+        let cached =
+            words.flat_map(|at| self.history.cached_with_links(at).into_iter().map(move |it| (at, it.0, it.1)));
+        cached.filter(move |&(at, word, link)| self.owes(thread, call.since, at, word, link))
     }
 
     /// Whether `thread` took away, in a call that began at `since`, what is still cached as `word`.
@@ -386,9 +405,7 @@ impl Replay {
 
     fn returned(&self, thread: Thread) -> Vec<Verdict> {
         let Some(call) = self.calls.get(&thread) else { return Vec::new() };
-        let cached = self.history.all_cached();
-        let owes = cached.iter().any(|&(at, word, link)| self.owes(thread, call.since, at, word, link));
-        let mut found = verdict_if(owes, Verdict::ReturnedUnflushed);
+        let mut found = verdict_if(self.owed_by(thread, call).next().is_some(), Verdict::ReturnedUnflushed);
         let owns = self.history.locked_words().any(|(owner, since)| owner == thread && since >= call.since);
         found.extend(verdict_if(owns, Verdict::LeftLocked));
         found

@@ -38,6 +38,8 @@ pub enum Verdict {
     WritesWhereWithdrawn,
     /// A write may have been made that the log does not name.
     LostDirtyPage,
+    /// A leaf was made of leaves one of which was accessed, and says that it was not.
+    AccessForgotten,
     /// The embedder's annotation is not what the tables say.
     AnnotationLost,
     /// An annotation was stored below a table that is not marked for it, or such a table lost its mark or was cut off.
@@ -46,7 +48,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BreakBeforeMake,
         Self::EmptyWhileCached,
         Self::ReturnedUnflushed,
@@ -63,6 +65,7 @@ impl Verdict {
         Self::ReachesTakenMemory,
         Self::WritesWhereWithdrawn,
         Self::LostDirtyPage,
+        Self::AccessForgotten,
         Self::AnnotationLost,
         Self::AnnotationUnguarded,
     ];
@@ -81,6 +84,7 @@ impl Verdict {
             Self::ReachesTakenMemory => "S2",
             Self::WritesWhereWithdrawn => "S3",
             Self::LostDirtyPage => "S4",
+            Self::AccessForgotten => "S6",
             Self::AnnotationLost | Self::AnnotationUnguarded => "S5",
         }
     }

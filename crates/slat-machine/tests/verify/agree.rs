@@ -9,9 +9,9 @@ use crate::play::{Dice, Play};
 use crate::subject::{Subject, test_every_subject};
 use crate::traced::{VCPUS, round};
 
-/// Events of a trace that are looked at: the replay asks much of each.
+/// Events of a trace that are looked at.
 fn most<S: Subject>() -> usize {
-    if S::is_thorough() { 10_000 } else { 2_500 }
+    if S::is_thorough() { 40_000 } else { 10_000 }
 }
 
 /// What may be done to a trace.

@@ -10,7 +10,7 @@ use slat_machine::walk::{Fault, Step, Translation, Walker};
 
 use crate::cases::play_all;
 use crate::script::{ONE, all_cores};
-use crate::subject::{ArmContiguous, ArmHd, VMID, X86};
+use crate::subject::{ArmBbm2, ArmContiguous, ArmHd, VMID, X86};
 use crate::tally::Tally;
 
 /// A way for a checker to be blind.
@@ -31,7 +31,7 @@ const fn of_words(name: &'static str, discipline: fn(Discipline) -> Discipline) 
     Blindness { name, event: |event| event, discipline }
 }
 
-const BLINDNESSES: [Blindness; 15] = [
+const BLINDNESSES: [Blindness; 17] = [
     of_events("every flush drops everything", |event| with_flush(event, |_| Flush::All)),
     of_events("a level hint is not read", |event| {
         with_flush(event, |flush| match flush {
@@ -83,8 +83,13 @@ const BLINDNESSES: [Blindness; 15] = [
         other => other,
     }),
     of_words("every pointer is marked for annotations", |discipline| Discipline { kept: u64::MAX, ..discipline }),
-    of_words("every leaf stands for itself", |discipline| through(discipline, |leaf| leaf.set_bits = 0)),
-    of_words("every write is noticed", |discipline| through(discipline, |leaf| leaf.dirty = false)),
+    of_words("every leaf stands for itself", |discipline| through(discipline, |leaf, _| leaf.set_bits = 0)),
+    of_words("every write is noticed", |discipline| through(discipline, |leaf, _| leaf.dirty = false)),
+    of_words("no leaf was ever accessed", |discipline| through(discipline, |_, update| *update = Some(0))),
+    of_words("a flush by address drops leaves of both sizes", |discipline| Discipline {
+        spares_doubled: false,
+        ..discipline
+    }),
 ];
 
 fn with_flush(event: Event, change: impl Fn(Flush) -> Flush) -> Event {
@@ -107,10 +112,13 @@ fn with_how(event: Event, how: How) -> Event {
 #[derive(Debug)]
 struct Through {
     walker: Arc<dyn Walker>,
-    change: fn(&mut Translation),
+    change: Changed,
 }
 
-fn through(discipline: Discipline, change: fn(&mut Translation)) -> Discipline {
+/// What a leaf is taken for: its translation, and what hardware would make of it before it uses it.
+type Changed = fn(&mut Translation, &mut Option<u64>);
+
+fn through(discipline: Discipline, change: Changed) -> Discipline {
     let walker = Arc::new(Through { walker: discipline.walker.clone(), change });
     Discipline { walker, ..discipline }
 }
@@ -130,8 +138,8 @@ impl Walker for Through {
 
     fn resolve(&self, descriptor: u64, level: Level) -> Step {
         let mut step = self.walker.resolve(descriptor, level);
-        if let Step::Leaf { translation, .. } = &mut step {
-            (self.change)(translation);
+        if let Step::Leaf { translation, update } = &mut step {
+            (self.change)(translation, update);
         }
         step
     }
@@ -143,6 +151,10 @@ impl Walker for Through {
     fn maintenance(&self) -> Maintenance {
         self.walker.maintenance()
     }
+
+    fn mixes_sizes(&self) -> bool {
+        self.walker.mixes_sizes()
+    }
 }
 
 #[test]
@@ -152,6 +164,7 @@ fn a_blind_checker_is_noticed_by_the_cases() {
         let mut tally = Tally { blindness: Some(blindness), ..Tally::default() };
         play_all::<ArmContiguous>(&mut tally);
         play_all::<ArmHd>(&mut tally);
+        play_all::<ArmBbm2>(&mut tally);
         play_all::<X86>(&mut tally);
         println!("blind|{name}|{}", tally.noticed);
         assert!(tally.noticed > 0, "no case notices that {name}");

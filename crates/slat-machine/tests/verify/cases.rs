@@ -1,7 +1,9 @@
 //! For every verdict, traces that deserve it and traces that do not, made from the formats' own words: so the checker
 //! cannot go blind, nor cry wolf.
 
+mod accessed;
 mod annotations;
+mod given_back;
 mod hardware;
 mod sets;
 mod sizes;
@@ -554,14 +556,17 @@ fn lost_dirty_page<S: Subject>(tally: &mut Tally) {
 }
 
 pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
-    let cases: [fn(&mut Tally); 32] = [
+    let cases: [fn(&mut Tally); 37] = [
         break_before_make::<S>,
         break_before_make_of_tables::<S>,
         sizes::changes_of_size::<S>,
+        sizes::flushed_by_address::<S>,
+        sizes::used_beside_a_block::<S>,
         changes_in_place::<S>,
         empty_while_cached::<S>,
         returned_unflushed::<S>,
         given_back_unflushed::<S>,
+        given_back::with_its_table::<S>,
         flush_without_cause::<S>,
         not_owner::<S>,
         blind_change::<S>,
@@ -584,6 +589,8 @@ pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
         sets::returned_unflushed::<S>,
         sets::reaches_taken_memory::<S>,
         sets::lost_dirty_page::<S>,
+        accessed::forgotten_by_sets::<S>,
+        accessed::forgotten_by_blocks::<S>,
         annotations::lost::<S>,
         annotations::declared::<S>,
         annotations::unguarded::<S>,

@@ -21,6 +21,8 @@ pub(crate) struct Rules {
     notes: u64,
     /// A word that hardware uses while one thread changes the size of what it maps.
     owned: fn(u64, Level) -> Option<Owned>,
+    /// Whether a flush by address may spare either of two leaves of different sizes.
+    spares_doubled: bool,
     /// The mark of pointers to tables that have annotations below.
     pub(crate) kept: u64,
     /// A word that is reserved at the page level.
@@ -30,7 +32,7 @@ pub(crate) struct Rules {
 /// An output address beyond what there is is reserved.
 const ARM64: Rules = Rules { notes: 1 << 55, kept: 1 << 56, reserved: 1 << 47 | 0b11 | 1 << 10, ..NONE };
 /// Hardware may hold leaves of two sizes for one address (FEAT_BBML2).
-const ARM64_BBM2: Rules = Rules { notes: 0b1111 << 55, owned: owned_of_two_sizes, ..ARM64 };
+const ARM64_BBM2: Rules = Rules { notes: 0b1111 << 55, owned: owned_of_two_sizes, spares_doubled: true, ..ARM64 };
 /// Old leaves have their permissions in bits that the processor ignores, under bit 55; writing without reading is reserved.
 const EPT: Rules =
     Rules { breaks: false, is_old: |word| word >> 55 & 1 != 0, notes: 1 << 56, kept: 1 << 59, reserved: 0b010, ..NONE };
@@ -46,7 +48,15 @@ const NPT: Rules = Rules {
 /// Writing without reading is reserved.
 const RISCV: Rules = Rules { breaks: false, notes: 1 << 8, kept: 1 << 9, reserved: 0b101, ..NONE };
 /// What needs no word.
-const NONE: Rules = Rules { breaks: true, is_old: |_| false, notes: 0, owned: |_, _| None, kept: 0, reserved: 0 };
+const NONE: Rules = Rules {
+    breaks: true,
+    is_old: |_| false,
+    notes: 0,
+    owned: |_, _| None,
+    spares_doubled: false,
+    kept: 0,
+    reserved: 0,
+};
 
 /// Bits that hardware leaves to software: a table is held without bit 58; a leaf is owned with bit 56, and held with bit 57
 /// beside it.
@@ -80,6 +90,7 @@ pub(crate) trait Subject: 'static {
             owned: Self::RULES.owned,
             kept: Self::RULES.kept,
             breaks: Self::RULES.breaks,
+            spares_doubled: Self::RULES.spares_doubled,
             vmid: VMID,
             cores: u64::MAX >> (64 - cores),
         }

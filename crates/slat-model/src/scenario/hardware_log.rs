@@ -33,6 +33,10 @@ pub const GET: Scenario = Scenario::new("hardware_log/get", get::<Loom>, get::<S
 /// The log is turned on while a guest writes through what it has cached.
 pub const ENABLING: Scenario = Scenario::new("hardware_log/enabling", enabling::<Loom>, enabling::<Shuttle>);
 
+/// Two workers turn the log on; a guest writes as soon as it is on for one of them: the other's walk loses nothing.
+pub const ENABLING_TWICE: Scenario =
+    Scenario::new("hardware_log/enabling_twice", enabling_twice::<Loom>, enabling_twice::<Shuttle>);
+
 /// Write permission is withdrawn from a written page while a harvest runs.
 pub const READ_ONLY: Scenario = Scenario::new("hardware_log/read_only", read_only::<Loom>, read_only::<Shuttle>);
 
@@ -150,6 +154,19 @@ fn enabling<T: Tool>() {
     );
     write(&mut guest);
     drop(guest);
+    check(stage, worker);
+}
+
+fn enabling_twice<T: Tool>() {
+    let (stage, worker) = Stage::<T>::new(Setup::pages(COUNT).with_hardware_dirty(), PLAIN);
+    let mut guest = stage.guest(0);
+    guest.reach(0, WRITE);
+    let enable_and_write = move |world: &World<T>, worker: &mut ModelWorker<T>| {
+        set_flags(worker, BY_HARDWARE);
+        world.log_begins();
+        write(&mut guest);
+    };
+    let worker = two_workers(&stage, worker, enable_and_write, |_, other| set_flags(other, BY_HARDWARE));
     check(stage, worker);
 }
 

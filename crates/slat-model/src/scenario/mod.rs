@@ -111,6 +111,7 @@ pub const ALL: &[Scenario] = &[
     hardware_log::CUT_HARVEST,
     hardware_log::GET,
     hardware_log::ENABLING,
+    hardware_log::ENABLING_TWICE,
     hardware_log::READ_ONLY,
     invalidate_fault::GUARD,
     invalidate_fault::HOST,

@@ -11,10 +11,12 @@ use slat::addr::{Gpa, GpaRange, Hpa, Level};
 use slat::format::{Fake, Format};
 use slat::host::{Access, VcpuId};
 use slat::sync::Ordering;
+use slat_spec::Operation;
 
 use crate::book;
 use crate::format::GROUP_BITS;
 use crate::hardware::{Next, Reached, Walk};
+use crate::history;
 use crate::oracle::{Oracle, PageSet};
 use crate::plant::Shape;
 use crate::reorder::Change;
@@ -148,10 +150,10 @@ impl Setup {
         Self { overlaps: true, ..self }
     }
 
-    /// Whether the specification speaks of it: not of memory that is replaced while it is mapped, of logs that hardware
-    /// keeps, nor of leaves that are several entries; and pages of the slot have to be those of the guest.
+    /// Whether the specification speaks of it: not of memory that is replaced while it is mapped; and pages of the slot have
+    /// to be those of the guest.
     pub const fn is_specified(&self) -> bool {
-        self.first == 0 && !matches!(self.backing, Kind::CopyOnWrite) && !self.hardware_dirty && !self.groups
+        self.first == 0 && !matches!(self.backing, Kind::CopyOnWrite)
     }
 
     /// The slot's pages.
@@ -229,10 +231,28 @@ impl<T: Tool> World<T> {
 
     /// A vCPU's hardware tries an access: through what it has cached, else with a walk, which it caches.
     pub fn access(&self, vcpu: VcpuId, page: u64, access: Access) -> Reached {
-        self.tick(Ordering::Acquire);
-        match book::with(|book| book.begin_access(self.format(), vcpu, page, access)) {
-            Ok(walk) => self.walk(walk),
-            Err(reached) => reached,
+        let reach = || {
+            self.tick(Ordering::Acquire);
+            match book::with(|book| book.begin_access(self.format(), vcpu, page, access)) {
+                Ok(walk) => self.walk(walk),
+                Err(reached) => reached,
+            }
+        };
+        match access {
+            Access::Write => history::call(reach, |reached, other| self.written(*reached, page, other)),
+            _ => reach(),
+        }
+    }
+
+    /// What a write to `page` did to `other`: hardware may note it in another page of the group, and may have noted one that
+    /// does not come to memory.
+    fn written(&self, reached: Reached, page: u64, other: u64) -> Vec<Operation> {
+        let Setup { groups, hardware_dirty, .. } = self.setup;
+        let is_beside = other == page || (groups && other >> GROUP_BITS == page >> GROUP_BITS);
+        match reached {
+            Reached::Memory if other == page => vec![Operation::Written { grouped: groups }],
+            _ if hardware_dirty && is_beside => vec![Operation::Noted],
+            _ => Vec::new(),
         }
     }
 

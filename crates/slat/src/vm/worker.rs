@@ -130,8 +130,9 @@ impl<R: VmRef> Worker<R> {
     /// Changes a slot's flags; to be called until it is done. From the first call on, faults go by the new flags; when
     /// it is done, no TLB holds more than they allow.
     ///
-    /// Turning a log on with [`LogMode::Protect`] and making a slot read-only walk over the slot; all else is done at
-    /// once. Turning a log off drops its marks.
+    /// Turning a log on with [`LogMode::Protect`] or [`LogMode::Hardware`] and making a slot read-only walk over the slot;
+    /// all else is done at once. The walk for [`LogMode::Hardware`] is one worker's: others are told
+    /// [`SlotError::Busy`] meanwhile. Turning a log off drops its marks.
     pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags, budget: Budget) -> Result<Progress, SlotError> {
         self.handle.vm.vm().can_log(flags)?;
         let mut log = self.log_for(id, flags)?;
@@ -141,6 +142,9 @@ impl<R: VmRef> Worker<R> {
                 return Err(SlotError::NoSuchSlot);
             }
             if slot.flags == flags {
+                if unfinished.is_some_and(Unfinished::is_one_workers) {
+                    return Err(SlotError::Busy);
+                }
                 return Ok(Begin::Continue(unfinished));
             }
             if unfinished.is_some() {
@@ -287,10 +291,13 @@ impl<R: VmRef> Worker<R> {
         let slot = change.slot(section.inside(), id)?;
         let range = slot.range;
         let unfinished = match decide(section.inside(), &slot, &change)? {
-            Begin::Continue(unfinished) => unfinished,
+            Begin::Continue(unfinished) => {
+                change.note(id, unfinished.map(|walk| Unfinished { is_walked: true, ..walk }));
+                unfinished
+            }
             Begin::Publish(slot, walk) => {
                 let serial = change.next_serial();
-                let unfinished = walk.map(|walk| Unfinished { id, serial, walk, next: range.start() });
+                let unfinished = walk.map(|walk| Unfinished { id, serial, walk, next: range.start(), is_walked: true });
                 let log = slot.log.clone();
                 change.put(section.inside(), slot)?;
                 change.note(id, unfinished);
@@ -355,7 +362,7 @@ impl<R: VmRef> Worker<R> {
             if progress.is_done() {
                 change.slot(section.inside(), id)?.log.iter().for_each(|log| log.arm());
             }
-            change.note(id, progress.next.map(|next| Unfinished { next, ..unfinished }));
+            change.note(id, progress.next.map(|next| Unfinished { next, is_walked: false, ..unfinished }));
         }
         Ok(progress)
     }

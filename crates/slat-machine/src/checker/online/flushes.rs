@@ -60,6 +60,7 @@ impl Checker {
         let kept = |at, stale: &Stale| {
             (matches!(flush, Flush::Leaves { .. }) && self.may_be_read_again(&tlb, at, stale))
                 || self.is_said_by_others(at, stale)
+                || (flush != Flush::All && self.is_doubled(&tlb, at, stale))
         };
         let again: BTreeSet<_> =
             tlb.all().filter(|(at, stale)| kept(*at, stale)).map(|(at, s)| (at, s.value)).collect();

@@ -48,6 +48,7 @@ impl Checker {
         let meaning = |word| self.discipline.meaning(word, level);
         let change = Change { thread, at, how, old, new, level, was: meaning(old), is: meaning(new) };
         if matches!(status, Status::Linked | Status::Unlinked(_)) {
+            self.check_access(change, owner.as_ref().filter(|_| !is_back));
             self.check_owner(change, status);
             self.find_if(change.is == Meaning::Reserved, Verdict::Misconfigured);
             self.note_cause(change, status);
@@ -117,7 +118,7 @@ impl Checker {
         if self.discipline.is_locked(new, level) {
             let unowed = self.tlb.at(at).iter().filter(|stale| stale.owed.is_none());
             let unowed = unowed.map(|stale| stale.value).collect();
-            self.owners.insert(at, Owner { thread, before: old, unowed });
+            self.owners.insert(at, Owner { thread, before: old, unowed, is_beside_accessed: false });
         }
         let was_locked = self.discipline.is_locked(old, level);
         match how {

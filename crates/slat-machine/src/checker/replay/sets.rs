@@ -7,7 +7,7 @@ use crate::checker::history::{History, Kind, Link};
 
 impl History {
     /// The words of one table that may be of one set with the word at `at`.
-    fn neighbours(&self, at: u64) -> impl Iterator<Item = u64> + use<> {
+    pub(in crate::checker) fn neighbours(&self, at: u64) -> impl Iterator<Item = u64> + use<> {
         let first = at & !(SET_BYTES - 1);
         let most = if self.has_sets { SET_BYTES } else { 0 };
         (first..first + most).step_by(8).filter(move |other| *other != at)

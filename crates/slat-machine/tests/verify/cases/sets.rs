@@ -11,13 +11,13 @@ use crate::subject::{PAGE, Subject};
 use crate::tally::Tally;
 
 /// A set of pages, mapped.
-struct Set<S: Subject> {
-    script: Script<S>,
-    entries: Vec<Hpa>,
-    span: GpaRange,
+pub(super) struct Set<S: Subject> {
+    pub(super) script: Script<S>,
+    pub(super) entries: Vec<Hpa>,
+    pub(super) span: GpaRange,
 }
 
-fn count<S: Subject>() -> usize {
+pub(super) fn count<S: Subject>() -> usize {
     match S::format().group_bits(PAGE) {
         0 => 0,
         bits => 1 << bits,
@@ -25,12 +25,12 @@ fn count<S: Subject>() -> usize {
 }
 
 /// First leaves of sets through which the guest may write; none where there are no sets.
-fn firsts<S: Subject>() -> impl Iterator<Item = u64> {
+pub(super) fn firsts<S: Subject>() -> impl Iterator<Item = u64> {
     writable::<S>(HERE, PAGE).filter(|_| count::<S>() > 0)
 }
 
 /// Page number `member` of the memory that begins with the leaf `first`, as a leaf of its own.
-fn single<S: Subject>(first: u64, member: usize) -> u64 {
+pub(super) fn single<S: Subject>(first: u64, member: usize) -> u64 {
     let leaf = S::format().decode(first, PAGE);
     let hpa = Hpa::new(leaf.hpa.get() + member as u64 * S::size(PAGE));
     S::format().leaf(slat::format::Leaf { hpa, ..leaf }, PAGE)
@@ -41,7 +41,7 @@ fn member<S: Subject>(first: u64, member: usize) -> u64 {
 }
 
 impl<S: Subject> Set<S> {
-    fn mapped(first: u64) -> Self {
+    pub(super) fn mapped(first: u64) -> Self {
         let mut script = Script::new();
         let pages = (0..count::<S>()).map(|page| GPA + page as u64 * S::size(PAGE));
         let entries: Vec<_> = pages.map(|gpa| script.entry(gpa, PAGE)).collect();

@@ -145,6 +145,16 @@ pub(crate) struct Unfinished {
     pub(crate) serial: u64,
     pub(crate) walk: Walk,
     pub(crate) next: Gpa,
+    /// Whether a worker is on it now.
+    pub(crate) is_walked: bool,
+}
+
+impl Unfinished {
+    /// Whether a second worker has to stay out: it would forget what hardware has noted since the first one was done, and
+    /// the log was on.
+    pub(crate) fn is_one_workers(self) -> bool {
+        self.is_walked && self.walk == Walk::Protect(What::Dirty)
+    }
 }
 
 /// Which walk.

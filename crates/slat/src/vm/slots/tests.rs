@@ -165,7 +165,13 @@ fn a_slot_is_admitted_where_none_is_or_comes() {
     stage.change(&mut writer, |change, section| {
         change.add(section, slot(0, pages(0, 4), 0)).unwrap();
         change.add(section, Slot { dying: true, ..slot(1, pages(8, 12), 8) }).unwrap();
-        let moving = Unfinished { id: SlotId(1), serial: 1, walk: Walk::Move(pages(20, 24)), next: Gpa::new(0) };
+        let moving = Unfinished {
+            id: SlotId(1),
+            serial: 1,
+            walk: Walk::Move(pages(20, 24)),
+            next: Gpa::new(0),
+            is_walked: false,
+        };
         change.note(SlotId(1), Some(moving));
         let other = Unfinished { id: SlotId(0), walk: Walk::Protect(What::Write), ..moving };
         change.note(SlotId(0), Some(other));
@@ -191,11 +197,25 @@ fn a_slot_is_admitted_where_none_is_or_comes() {
 }
 
 #[test]
+fn r6_a_walk_that_makes_pages_clean_is_one_workers_as_long_as_one_is_on_it() {
+    let walk = |walk, is_walked| Unfinished { id: SlotId(0), serial: 1, walk, next: Gpa::new(0), is_walked };
+    let walks = [Walk::Protect(What::Dirty), Walk::Protect(What::Write), Walk::Remove];
+    assert_eq!(walks.map(|kind| walk(kind, true).is_one_workers()), [true, false, false]);
+    assert_eq!(walks.map(|kind| walk(kind, false).is_one_workers()), [false; 3]);
+}
+
+#[test]
 fn r6_walks_are_noted_by_slot_until_they_are_finished() {
     let (stage, [mut writer, _]) = Stage::new();
     stage.change(&mut writer, |change, _| {
         assert_eq!([change.next_serial(), change.next_serial(), change.next_serial()], [1, 2, 3]);
-        let walk = |id, next| Unfinished { id: SlotId(id), serial: 7, walk: Walk::Remove, next: Gpa::new(next) };
+        let walk = |id, next| Unfinished {
+            id: SlotId(id),
+            serial: 7,
+            walk: Walk::Remove,
+            next: Gpa::new(next),
+            is_walked: true,
+        };
         let next = |change: &Change<'_, Core>, id| change.unfinished(SlotId(id)).map(|walk| walk.next.get());
         change.note(SlotId(4), Some(walk(4, 1)));
         change.note(SlotId(5), Some(walk(5, 2)));
