@@ -64,7 +64,7 @@ impl Geometry {
     /// Contiguous tables that make up the root: more than one when they are concatenated.
     #[inline]
     pub const fn root_tables(&self) -> usize {
-        if self.root_bits > self.index_bits { 1 << (self.root_bits - self.index_bits) } else { 1 }
+        1 << self.root_bits.saturating_sub(self.index_bits)
     }
 
     /// The level of the root's entries.

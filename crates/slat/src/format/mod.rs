@@ -225,7 +225,7 @@ impl AnnotationField {
     /// The empty word that carries `annotation`, of which bits that the field lacks are left out. Not 0.
     #[inline(always)]
     pub const fn word(self, annotation: u64) -> u64 {
-        (annotation << self.shift) & self.mask() | self.mark
+        fields::union([(annotation << self.shift) & self.mask(), self.mark])
     }
 
     /// The annotation that a [`Kind::Empty`] word other than 0 carries.

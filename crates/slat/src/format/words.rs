@@ -202,6 +202,7 @@ fn arm64_words_that_are_held_or_frozen_have_a_mark_of_software() {
         assert_eq!(Arm64::new(48).unwrap().held(raw, level), 1 << 2, "nothing is held without FEAT_BBML2");
         assert_eq!(Arm64::new(48).unwrap().frozen(raw, level), 1 << 3, "nor frozen");
     }
+    assert!(!Ept::new().overlaps() && !Npt::new().overlaps() && !Sv39x4::new().overlaps());
     assert_eq!([Ept::new().held(table, level), Ept::new().frozen(table, level)], [Ept::LOCKED, Ept::FROZEN]);
 }
 
