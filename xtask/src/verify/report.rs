@@ -161,7 +161,7 @@ pub(super) struct Skipped {
     pub(super) why: String,
 }
 
-const PROPERTIES: [(&str, &str, &str); 18] = [
+const PROPERTIES: [(&str, &str, &str); 19] = [
     (
         "S1",
         "Map semantics: results and tables are the abstract map's",
