@@ -69,7 +69,8 @@ impl History {
         let lost = if next.is_some() { Fate::Gone } else { Fate::Hidden };
         let Some((until, link)) = self.last_reached(self.discipline.table_of(at), version, to) else { return lost };
         let is_valid = self.discipline.meaning(version.value, link.level).is_valid();
-        if !is_valid && !(until == to && self.was_taken_away(versions, number, link)) {
+        let counts = is_valid || (until == to && self.was_taken_away(versions, number, link));
+        if !counts {
             return lost;
         }
         match self.cores_left(at, versions, number, (until, link)) {

@@ -34,8 +34,7 @@ pub(super) fn guest<S: Subject>(machine: &Machine, vm: &PlainVm<'_, S>, notes: &
     let mut cpu = Cpu::new(machine, VcpuId(id), vm.root().unwrap());
     let mut dice = Dice(seed ^ u64::from(id + 1) << 32);
     for step in 0..STEPS {
-        // A guest's step takes a hundredth of a worker's: they go on side by side, with two ticks a step of each thread.
-        notes.wait_for(7 * step as u64);
+        notes.go_on(step);
         let page = MET[dice.below(MET.len() as u64) as usize];
         vcpu.top_up(4).unwrap();
         match dice.below(6) {
@@ -64,7 +63,8 @@ pub(super) fn guest<S: Subject>(machine: &Machine, vm: &PlainVm<'_, S>, notes: &
 pub(super) fn work<S: Subject>(vm: &PlainVm<'_, S>, notes: &Notes, by: u8, seed: u64) {
     let mut hand = Hand::<S> { worker: Worker::new(vm).unwrap(), notes, by };
     let mut dice = Dice(seed);
-    for _ in 0..STEPS {
+    for step in 0..STEPS {
+        notes.go_on(step);
         let first = MET[dice.below(3) as usize];
         let count = 1 + dice.below(3 - first);
         hand.worker.top_up(dice.below(3) as usize).unwrap();
