@@ -33,7 +33,7 @@ fn rows(page: &str) -> Vec<Row> {
         if let ["", says, held, planted, ""] = cells[..] {
             let is_row = says != "says" && !says.starts_with('-');
             let [says, held, planted] = [says, held, planted].map(str::to_owned);
-            rows.extend(is_row.then(|| Row { rule, says, held, planted }));
+            rows.extend(is_row.then_some(Row { rule, says, held, planted }));
         }
     }
     rows
