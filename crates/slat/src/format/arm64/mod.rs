@@ -189,6 +189,11 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     const WRITABLE: u64 = if HD { DBM } else { S2AP_WRITE };
     /// What hardware notes of a write.
     const WRITTEN: u64 = if HD { S2AP_WRITE } else { 0 };
+    /// Leaves alone have an access flag; where hardware sets it, they are what is valid and no table.
+    const USABLE: u64 = if HD { VALID } else { ACCESS_FLAG };
+    const READS: u64 = union([S2AP_READ, Self::USABLE]);
+    const WRITES: u64 = union([Self::WRITABLE, Self::USABLE]);
+    const EXECUTES: u64 = union([EXECUTE_NEVER, Self::USABLE]);
     /// What marks a table that software may go down to: one bit, clear in everything that is none above the page level.
     const IS_TABLE: u64 = if BBM2 { SETTLED } else { TABLE_OR_PAGE };
     /// What marks a leaf that is one thread's.
@@ -352,13 +357,11 @@ impl<const GRANULE: u8, const LPA2: bool, const FWB: bool, const HD: bool, const
     #[inline(always)]
     fn permits(&self, raw: u64, level: Level, access: Access) -> bool {
         let (mask, wanted) = match access {
-            Access::Read => (S2AP_READ, S2AP_READ),
-            Access::Write => (Self::WRITABLE, Self::WRITABLE),
-            Access::Execute => (EXECUTE_NEVER, 0),
+            Access::Read => (Self::READS, Self::READS),
+            Access::Write => (Self::WRITES, Self::WRITES),
+            Access::Execute => (Self::EXECUTES, Self::USABLE),
         };
-        // Leaves alone have an access flag; where hardware sets it, they are what is valid and no table.
-        let valid = if HD { VALID } else { ACCESS_FLAG };
-        raw & union([mask, valid]) == union([wanted, valid]) && !(HD && raw & TABLE_OR_PAGE != 0 && level > Level::PAGE)
+        raw & mask == wanted && !(HD && raw & TABLE_OR_PAGE != 0 && level > Level::PAGE)
     }
 
     #[inline(always)]
