@@ -274,3 +274,36 @@ fn united_leaves_allow_what_both_do() {
         assert_eq!((united.hpa, united.memory), (one.hpa, one.memory));
     }
 }
+
+#[test]
+fn the_fake_formats_words_are_shifted_by_their_level() {
+    const FRAME: u64 = 0x11_1111_1000;
+    let format = Fake::new(4).with_overlaps();
+    assert_eq!((format.output_bits(), format.overlaps(), Fake::new(4).overlaps()), (40, true, false));
+    for (number, level) in (0..4).map(|number| (number, Level::new(number))) {
+        let at = |bit: u32| 4 + 3 * u32::from(number) + bit;
+        let tag = [(0, u64::from(number)), (3, 1), (at(12), FRAME >> 12)];
+        let is_seen_as = |raw: u64| {
+            assert_eq!((format.held(raw, level), format.frozen(raw, level)), (raw | 1 << at(10), raw | 1 << at(11)));
+            for owned in [raw, format.held(raw, level), format.frozen(raw, level)] {
+                assert_eq!(Fake::seen_by_hardware(owned), raw, "at {level}");
+            }
+        };
+        for leaf in leaves().map(|leaf| Leaf { hpa: Hpa::new(FRAME), ..leaf }) {
+            let permissions = leaf.permissions;
+            let execute = permissions.execute() && leaf.memory == MemoryType::Normal;
+            let bits = [permissions.read(), permissions.write(), execute, leaf.may_write, leaf.accessed].map(u64::from);
+            let fields = [(0, 1), (1, bits[0]), (2, bits[1]), (3, bits[2]), (4, bits[3]), (5, bits[4])];
+            let expected = word(tag) | word(fields.map(|(low, value)| (at(low), value)));
+            let expected = expected | word([(at(6), memory(&leaf, [0, 1, 2]))]);
+            assert_eq!(format.leaf(leaf, level), expected, "{leaf:?} at {level}");
+            is_seen_as(expected);
+        }
+        assert_eq!(format.table(Hpa::new(FRAME), level), word(tag));
+        [word(tag), word(tag) | Fake::KEPT].into_iter().for_each(is_seen_as);
+    }
+    assert_eq!(Fake::ANNOTATION.word(5), 5 << 12 | 1 << 5);
+    for invalid in [0, Fake::LOCKED, Fake::FROZEN, Fake::ANNOTATION.word(5), 1 << 14 | 1 << 15] {
+        assert_eq!(Fake::seen_by_hardware(invalid), invalid);
+    }
+}
