@@ -307,3 +307,20 @@ fn the_fake_formats_words_are_shifted_by_their_level() {
         assert_eq!(Fake::seen_by_hardware(invalid), invalid);
     }
 }
+
+#[test]
+fn the_fake_format_changes_sizes_seamlessly_where_it_is_told_to() {
+    let plain = Fake::new(3);
+    let seamless = plain.with_overlaps();
+    let level = Level::new(1);
+    let table = plain.table(Hpa::new(TABLE), level);
+    for leaf in leaves().map(|leaf| plain.leaf(Leaf { hpa: Hpa::new(0x11_1111_0000), ..leaf }, level)) {
+        for (old, new) in [(leaf, table), (table, leaf)] {
+            assert_eq!(seamless.change(old, new, level), Change::Overlap);
+            assert_eq!(plain.change(old, new, level), Change::Break);
+            assert_eq!(seamless.with_hardware_dirty().change(old, new, level), Change::Break);
+        }
+        let elsewhere = plain.leaf(Leaf { hpa: Hpa::new(0), ..plain.decode(leaf, level) }, level);
+        assert_eq!(seamless.change(leaf, elsewhere, level), Change::Break, "of one size");
+    }
+}
