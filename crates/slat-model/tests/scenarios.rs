@@ -115,6 +115,7 @@ scenarios! {
 
     r1_split_under_a_readers_eyes: sizes::SPLIT_READ;
     r8_split_beside_hardware_that_walks_ahead: sizes::SPLIT_AHEAD;
+    r8_split_ahead_beside_turning_the_log_on: sizes::SPLIT_ENABLING;
     r5_two_splits_for_clearing_beside_a_cached_write: sizes::CLEARS;
     r2_split_beside_cutting_what_is_above: sizes::CUT;
     r7_collapse_under_a_readers_eyes: sizes::COLLAPSE_READ;

@@ -77,6 +77,7 @@ pub const ALL: &[Scenario] = &[
     group_log::ENABLING_UNMAP,
     sizes::SPLIT_READ,
     sizes::SPLIT_AHEAD,
+    sizes::SPLIT_ENABLING,
     sizes::CLEARS,
     sizes::CUT,
     sizes::COLLAPSE_READ,

@@ -1,11 +1,13 @@
 //! Leaves that change their size under the guest's eyes (FEAT_BBML2): hardware may hold both sizes, and no guest faults.
 
+use slat::host::VcpuId;
 use slat::vm::Pages;
 
 use super::collapse_fault::{collapse_in_place, split_in};
 use crate::run::{Scenario, all_three, both};
 use crate::stage::{
-    ALL, LOGGED, MARKED, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, reclaim_and_drop, set_flags, two_workers, unmap,
+    ALL, LOGGED, MARKED, ModelWorker, PLAIN, READ, SLOT, Stage, WRITE, reclaim_and_drop, set_flags, split, two_workers,
+    unmap,
 };
 use crate::tool::{Loom, Shuttle, Tool};
 use crate::world::{Kind, REGION, Setup, World};
@@ -38,6 +40,11 @@ pub const COLLAPSE_UNMAP: Scenario =
 /// The log is turned on while the table is collapsed; a write comes after.
 pub const COLLAPSE_ENABLING: Scenario =
     Scenario::new("sizes/collapse_enabling", collapse_enabling::<Loom>, collapse_enabling::<Shuttle>);
+
+/// The log is turned on while a worker splits ahead the block that a guest has cached as writable, whose hardware walks ahead:
+/// the guest writes as soon as the log is on, if it can.
+pub const SPLIT_ENABLING: Scenario =
+    Scenario::new("sizes/split_enabling", split_enabling::<Loom>, split_enabling::<Shuttle>);
 
 const BLOCK: Setup = Setup::block().with_overlaps();
 
@@ -162,6 +169,28 @@ fn collapse_enabling<T: Tool>() {
     stage.world.log_begins();
     guest.reach(2, WRITE);
     drop(guest);
+    stage.last_harvest(&mut worker);
+    stage.close(worker);
+}
+
+fn split_enabling<T: Tool>() {
+    let (stage, mut worker) = Stage::<T>::new(BLOCK, PLAIN);
+    let (mut guest, mut other) = (stage.guest(0), stage.worker());
+    guest.reach(0, WRITE);
+    let (world, hardware) = (stage.world.clone(), stage.world.clone());
+    let (mut worker, _, _) = all_three::<T, _, _, _>(
+        move || {
+            set_flags(&mut worker, LOGGED);
+            world.log_begins();
+            let _ = guest.try_access(1, WRITE);
+            worker
+        },
+        move || {
+            split(&mut other, 0, REGION);
+            reclaim_and_drop(other);
+        },
+        move || hardware.walk_ahead(VcpuId(0), 1),
+    );
     stage.last_harvest(&mut worker);
     stage.close(worker);
 }

@@ -62,7 +62,9 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
             broken.restore();
             return None;
         }
-        if !children.freeze(format) {
+        let span = self.span(gpa, parent.level);
+        // Somebody's flush by address of what the children allowed is not sure to drop it beside a larger leaf.
+        if !children.freeze(format) || (children.overlap && self.space.shards.unflushed(span)) {
             children.thaw(format);
             broken.restore();
             return None;
@@ -72,7 +74,7 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
             broken.hold(format.held(leaf, parent.level));
         }
         let mut gather = self.space.gather();
-        gather.table(self.span(gpa, parent.level));
+        gather.table(span);
         let flushed = gather.close(&self.space.host, self.tally);
         broken.make(&flushed, leaf);
         self.tally.unmapped(below, children.entries as u64);

@@ -209,6 +209,13 @@ impl<A: Atomics> Shards<A> {
         }
     }
 
+    /// Whether any gather may have protected something in `range` that it has not flushed. To be read as
+    /// [`unflushed_by_others`](Self::unflushed_by_others).
+    #[cold]
+    pub(crate) fn unflushed(&self, range: GpaRange) -> bool {
+        self.unflushed_by_others(range, &Raised::none())
+    }
+
     /// Whether a gather other than the one with `raised` may have protected something in `range` that it has not
     /// flushed. To be read after the entries: their Acquire loads pair with the other's protecting.
     pub(crate) fn unflushed_by_others(&self, range: GpaRange, raised: &Raised) -> bool {

@@ -72,13 +72,18 @@ impl<'s, H: Host, F: Format> Visit<'s, H, F> {
     ) -> Option<Broken<'s, H::Atomics>> {
         let Position { level, raw, .. } = position;
         let format = self.space.format;
-        let change = format.change(raw, linked, level);
+        let span = self.span(gpa, level);
+        let change = match format.change(raw, linked, level) {
+            // What the leaf allowed before somebody protected it may still be cached, and a flush by address is not sure to
+            // drop that once pages of the table are cached beside it.
+            Change::Overlap if self.space.shards.unflushed(span) => Change::Break,
+            change => change,
+        };
         let broken = match change {
             Change::Overlap => position.entry().hold(raw, format.held(linked, level)),
             Change::Free | Change::Flush | Change::Break => position.entry().break_valid::<F>(raw),
         };
         let broken = broken.ok()?;
-        let span = self.span(gpa, level);
         match change {
             Change::Free => {}
             Change::Overlap => gather.table(span),
