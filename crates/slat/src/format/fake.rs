@@ -241,7 +241,8 @@ impl Format for Fake {
 
     fn change(&self, old: u64, new: u64, level: Level) -> Change {
         const PERMISSIVE: u64 = union([READ, WRITE, EXECUTE, ACCESSED, DIRTY]);
-        let (old, new) = (Self::body(old, level), Self::body(new, level));
+        // Software's bit of tables is nothing to hardware.
+        let (old, new) = (Self::body(old & !KEPT, level), Self::body(new & !KEPT, level));
         match (old ^ new) & !PERMISSIVE & !MAY_WRITE {
             0 if old & !new & PERMISSIVE == 0 => Change::Free,
             0 => Change::Flush,

@@ -314,6 +314,8 @@ fn the_fake_format_changes_sizes_seamlessly_where_it_is_told_to() {
     let seamless = plain.with_overlaps();
     let level = Level::new(1);
     let table = plain.table(Hpa::new(TABLE), level);
+    let kept = table | Fake::KEPT;
+    assert_eq!((plain.change(table, kept, level), plain.change(kept, table, level)), (Change::Free, Change::Free));
     for leaf in leaves().map(|leaf| plain.leaf(Leaf { hpa: Hpa::new(0x11_1111_0000), ..leaf }, level)) {
         for (old, new) in [(leaf, table), (table, leaf)] {
             assert_eq!(seamless.change(old, new, level), Change::Overlap);
