@@ -344,7 +344,8 @@ pub const EXHIBITS: &[Exhibit] = &[
         sizes::COLLAPSE_UNMAP,
         NothingHeld,
         Both,
-        &["S2:", "R8:"],
+        // Or, where schedules are unfair, a thread waits for ever for the entry.
+        &["S2:", "R8:", "exceeded max_steps bound"],
     ),
     exhibit("r7_children_that_are_not_frozen", sizes::COLLAPSE_UNMAP, NothingFrozen, Both, &["S2:", "R8:"]),
     exhibit("r6_a_log_of_hardwares_that_is_not_flushed", hardware_log::ENABLING, NoFlush, Both, &["S4:"]),
