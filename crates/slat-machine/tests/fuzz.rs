@@ -174,6 +174,7 @@ impl<F: Format> Play<'_, '_, F> {
             true => vec![Operation::Read { dirty: has(&bitmap, page), by: 0 }],
             false => Vec::new(),
         });
+        self.note(|_| vec![Operation::Collected { by: 0 }]);
         bitmap.iter_mut().for_each(|word| *word &= 0x5555_5555_5555_5555);
         let progress = self.worker.clear_dirty(SLOT, pages, &bitmap, Budget::UNLIMITED).unwrap();
         assert!(progress.is_done());

@@ -42,11 +42,16 @@ impl<T: Tool> DerefMut for ModelWorker<T> {
 /// been met if it lies near and the operation took more than was meant.
 fn on_range(range: GpaRange, progress: &Progress, page: u64, operation: fn(bool) -> Operation) -> Vec<Operation> {
     match history::is_in(range, page) {
-        true if progress.is_done() => vec![operation(true), Operation::Moved, Operation::Flushed],
-        true => vec![operation(false), Operation::Moved],
-        false if progress.widened => vec![operation(false), Operation::Moved],
+        true if progress.is_done() => [operation(true), Operation::Flushed].into_iter().chain(moved()).collect(),
+        true => [operation(false)].into_iter().chain(moved()).collect(),
+        false if progress.widened => [operation(false)].into_iter().chain(moved()).collect(),
         false => dissolved(),
     }
+}
+
+/// What hardware had noted of what was removed, where it does.
+fn moved() -> Option<Operation> {
+    history::has_hardware_dirty().then_some(Operation::Moved)
 }
 
 /// What may have become of a page of a group of which only others were meant.
@@ -60,7 +65,7 @@ const fn unmapped(meant: bool) -> Operation {
 
 /// A removal that may meet a page.
 fn removed() -> Vec<Operation> {
-    vec![unmapped(false), Operation::Moved]
+    [unmapped(false)].into_iter().chain(moved()).collect()
 }
 
 const fn protected(meant: bool) -> Operation {
@@ -112,7 +117,10 @@ impl<T: Tool> ModelWorker<T> {
 
     pub fn collapse(&mut self, range: GpaRange, how: Collapse, budget: Budget) -> Result<Progress, RangeError> {
         let operation = if how == Collapse::InPlace { Operation::Collapsed } else { Operation::Dropped };
-        history::call(|| self.worker.collapse(range, how, budget), |_, _| vec![operation, Operation::Moved])
+        history::call(
+            || self.worker.collapse(range, how, budget),
+            |_, _| [operation].into_iter().chain(moved()).collect(),
+        )
     }
 
     /// Pages of the slot are pages of the guest here: slots begin at page 0, or the harvest is not explained.
@@ -155,7 +163,9 @@ impl<T: Tool> ModelWorker<T> {
                 let dirty = is_set(bitmap, page - pages.first);
                 // Beside another who takes what hardware has noted it may miss a mark.
                 let read = (dirty || !by_hardware).then_some(Operation::Read { dirty, by: number });
-                read.into_iter().chain([Operation::FlushedFor { by: number }]).chain(dissolved()).collect()
+                let collected = by_hardware.then_some(Operation::Collected { by: number });
+                let after = collected.into_iter().chain([Operation::FlushedFor { by: number }]);
+                read.into_iter().chain(after).chain(dissolved()).collect()
             }
             Ok(_) => dissolved(),
             Err(error) => refused(*error),

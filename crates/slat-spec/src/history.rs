@@ -30,7 +30,7 @@ pub struct Unexplained {
 /// Effects of a call lie between its call and its return. Takes time and memory that grow with how many calls overlap, not
 /// with how many there are.
 pub fn explain(page: Page, calls: &[Call]) -> Result<(), Unexplained> {
-    let met = calls.iter().filter(|call| !may_have_met_a_change(call, calls));
+    let met = calls.iter().filter(|call| !call.operation.is_beside() && !may_have_met_a_change(call, calls));
     let mut calls: Vec<_> = met.map(|call| may_have_met_a_taker(*call, calls)).collect();
     calls.sort_unstable_by_key(|call| call.from);
     let mut search = Search { calls: &calls, tried: HashSet::new(), longest: 0 };

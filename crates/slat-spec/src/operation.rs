@@ -35,6 +35,8 @@ pub enum Operation {
     RelaxedBeside,
     /// The page was aged, if it was mapped.
     Aged,
+    /// A fault had perhaps marked the page already where only who reads the log sees it.
+    Marking,
     /// A fault marked the page, which it had made writable, if the slot was logged when it did.
     Marked,
     /// The same, or it marked the page along with another one of its group.
@@ -64,10 +66,15 @@ pub enum Operation {
     },
     /// A harvest protected the page, or had hardware note the next write anew, after it had taken the mark.
     Secured,
-    /// The log was read; a log that hardware keeps, by taking what was noted into it.
+    /// The log was read; a log that hardware keeps, by taking what was noted.
     Read {
         /// Whether it had the page.
         dirty: bool,
+        /// The worker's number, below 4.
+        by: u8,
+    },
+    /// What the worker that read the log found noted is in the log.
+    Collected {
         /// The worker's number, below 4.
         by: u8,
     },
@@ -145,9 +152,19 @@ pub struct Fault {
 }
 
 impl Operation {
+    /// Whether it does nothing to the page itself: wherever it comes in an order, the others may come as they do without it.
+    pub(crate) const fn is_beside(self) -> bool {
+        matches!(self, Self::Beside | Self::TookBeside)
+    }
+
     /// Whether it takes marks, or may do so for this page or one near it.
     pub(crate) const fn takes_marks(self) -> bool {
-        matches!(self, Self::Harvested { .. } | Self::Cleared { .. } | Self::TookBeside)
+        matches!(self, Self::Harvested { .. } | Self::Cleared { .. } | Self::TookBeside) || self.moves_notes()
+    }
+
+    /// Whether it marks what hardware has noted, in two steps: the mark, then where to find it.
+    const fn moves_notes(self) -> bool {
+        matches!(self, Self::Collected { .. } | Self::Moved)
     }
 }
 
@@ -180,10 +197,12 @@ impl Fault {
         // A group of which only one page is meant is dissolved: what one page may not, none may then.
         let is_of_group = matches!(place, Place::Here { grouped: true } | Place::Group);
         let dissolved = access == Access::Write && is_of_group;
+        let marks = matches!(second, Some(Operation::Marked | Operation::MarkedBeside));
         let perhaps = |did: bool, operation| did.then_some(operation);
         [
             perhaps(dissolved, Operation::Protected { meant: false }),
             first,
+            perhaps(marks, Operation::Marking),
             second,
             perhaps(collapsed, Operation::Collapsed),
         ]

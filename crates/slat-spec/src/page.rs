@@ -17,6 +17,8 @@ pub struct Page {
     pub writable: bool,
     /// Whether a fault may make it writable as it is mapped.
     pub may_write: bool,
+    /// Whether the slot was read-only at any time: leaves near this one may still be mapped as it wanted.
+    pub was_read_only: bool,
     /// Whether hardware may still do what was taken from it.
     pub stale: bool,
     /// Whether it was made old since it was last accessed: the next write may find it so.
@@ -27,10 +29,18 @@ pub struct Page {
     pub noted: bool,
     /// Removals that have found that and have not moved it into the log yet.
     pub moving: u8,
+    /// Workers that have found that when they read the log and have not moved it there yet, a bit each.
+    pub collecting: u8,
     /// Faults that have made it writable and have not marked it yet.
     pub unmarked: u8,
+    /// Faults that have marked it where only who reads the log sees it.
+    pub half_marked: u8,
+    /// Whether its mark is one of these, which who takes marks may miss.
+    pub hidden: bool,
     /// Harvests that have taken its mark and have not protected it yet.
     pub taken: u8,
+    /// Those of them that have not come to the entry yet, which hardware may have noted a write in.
+    pub unclean: u8,
     /// Workers that have cleared its mark and have not protected it yet, a bit each.
     pub clearing: u8,
     /// Workers that have taken something from it and not flushed it yet, a bit each.
@@ -41,7 +51,7 @@ impl Page {
     /// A page of a slot with these flags, before anything happened.
     pub fn new(flags: impl Into<Flags>) -> Self {
         let flags = flags.into();
-        Self { flags, dirty: flags.log == Log::InitiallySet, ..Self::default() }
+        Self { flags, dirty: flags.log == Log::InitiallySet, was_read_only: flags.read_only, ..Self::default() }
     }
 
     /// What the page may be after the operation; nothing, if the operation cannot have had that result here.
@@ -52,13 +62,15 @@ impl Page {
             Operation::MappedBeside { access, writable } => self.or(self.mapped_by(access, writable)),
             Operation::Prefaulted { writable } => {
                 let changes = !self.mapped || (writable && !self.writable);
-                self.or(if changes { vec![self.made(writable, self.flags)] } else { Vec::new() })
+                let noted = self.noted || (self.mapped && self.may_write);
+                self.or(if changes { vec![Self { noted, ..self.made(writable, self.flags) }] } else { Vec::new() })
             }
             Operation::Relaxed => self.relaxed(),
             Operation::RelaxedBeside => self.or(self.relaxed()),
             Operation::Aged => vec![Self { old: self.mapped, ..self }],
+            Operation::Marking => self.marking(),
             Operation::Marked => self.marked(),
-            Operation::MarkedBeside => self.or(vec![self.with_mark()]),
+            Operation::MarkedBeside => [self, self.with_mark()].into_iter().chain(self.fully_marked()).collect(),
             Operation::Spurious(access) => only(self.allows(access), self),
             Operation::Refused => only(self.any_flags(|flags| flags.read_only), self),
             Operation::Unmapped { meant: true } => self.unmapped(),
@@ -67,11 +79,14 @@ impl Page {
             Operation::Protected { meant: true } => vec![self.protected()],
             Operation::Protected { meant: false } => self.or(vec![self.protected()]),
             Operation::Flushed => vec![Self { stale: false, ..self }],
-            Operation::Harvested { dirty } => only(self.may_be_reported(dirty), self.harvested(dirty)),
+            Operation::Harvested { dirty } if self.may_be_taken(dirty) => self.harvested(dirty),
+            Operation::Harvested { .. } => Vec::new(),
             Operation::Secured => self.secured(),
-            Operation::Read { dirty, by } => only(self.may_be_reported(dirty), self.collected(dirty, 1 << by)),
-            Operation::Cleared { by } => vec![self.cleared(1 << by)],
-            Operation::ClearedPerhaps { by } => self.or(vec![self.cleared(1 << by)]),
+            Operation::Read { dirty, by } if self.may_be_reported(dirty) => vec![self.read(dirty, 1 << by)],
+            Operation::Read { .. } => Vec::new(),
+            Operation::Collected { by } => vec![self.collected(1 << by)],
+            Operation::Cleared { by } if !self.hidden => vec![self.cleared(1 << by)],
+            Operation::Cleared { by } | Operation::ClearedPerhaps { by } => self.or(vec![self.cleared(1 << by)]),
             Operation::TookBeside | Operation::Beside => vec![self],
             Operation::Withheld { by } => self.withheld_by(1 << by),
             Operation::FlushedFor { by } => vec![self.flushed_for(1 << by)],
@@ -83,7 +98,7 @@ impl Page {
             Operation::Looked(seen) => only(self.mapped.then_some(self.writable) == seen, self),
             // No fault and no worker makes a leaf of a table under a log.
             Operation::Collapsed if !self.any_flags(|flags| !flags.is_logged()) => vec![self],
-            Operation::Collapsed => self.or(vec![self.protected()]),
+            Operation::Collapsed => self.collapsed(),
             Operation::Dropped => self.or(self.unmapped()),
         }
     }
@@ -91,7 +106,9 @@ impl Page {
     /// Whether nothing is half done: what was made writable under a log is
     /// marked, what was noted moved into it, and what was taken from it protected.
     pub(crate) const fn is_settled(self) -> bool {
-        self.unmarked == 0 && self.moving == 0 && self.taken == 0 && self.clearing == 0
+        let of_workers = self.clearing | self.collecting;
+        let of_faults = self.unmarked + self.half_marked;
+        of_faults == 0 && self.moving == 0 && self.taken == 0 && of_workers == 0
     }
 
     /// This, or what it may be instead.
@@ -125,9 +142,11 @@ impl Page {
         flags.map(|flags| self.made(writable, flags)).collect()
     }
 
+    /// Where hardware notes writes, a fault that gives permission back does so in its stead.
     fn relaxed(self) -> Vec<Self> {
         let may_be = self.mapped && self.may_write && (!self.writable || self.old);
-        self.current_flags().filter(|_| may_be).map(|flags| self.made(true, flags)).collect()
+        let made = self.current_flags().filter(|_| may_be).map(|flags| self.made(true, flags));
+        made.map(Self::noted).collect()
     }
 
     /// Mapped by a fault that went by these flags; if it made the page writable under the log that is now, it has to mark it.
@@ -137,15 +156,30 @@ impl Page {
         Self { mapped: true, writable, may_write, old: false, unmarked: self.unmarked + marks as u8, ..self }
     }
 
+    /// The mark itself comes first, then where to find it. Another page's fault may have said that already.
+    fn marking(self) -> Vec<Self> {
+        if !self.flags.is_logged() || self.unmarked == 0 {
+            return vec![self];
+        }
+        let [unmarked, half_marked] = [self.unmarked - 1, self.half_marked + 1];
+        self.or(vec![Self { dirty: true, hidden: self.hidden || !self.dirty, unmarked, half_marked, ..self }])
+    }
+
     /// A fault that went by flags without a log has nothing to mark.
     fn marked(self) -> Vec<Self> {
         let need_not = self.any_flags(|flags| !flags.is_logged()).then_some(self);
         let does = (self.flags.is_logged() && self.unmarked > 0).then(|| self.with_mark());
-        need_not.into_iter().chain(does).collect()
+        need_not.into_iter().chain(does).chain(self.fully_marked()).collect()
+    }
+
+    /// By a fault that has marked it half.
+    fn fully_marked(self) -> Option<Self> {
+        self.half_marked.checked_sub(1).map(|half_marked| Self { hidden: false, half_marked, ..self })
     }
 
     const fn with_mark(self) -> Self {
-        Self { dirty: self.flags.is_logged(), unmarked: self.unmarked.saturating_sub(1), ..self }
+        let unmarked = self.unmarked.saturating_sub(1);
+        Self { dirty: self.flags.is_logged(), hidden: false, unmarked, ..self }
     }
 }
 
@@ -165,6 +199,13 @@ impl Page {
         moving.into_iter().chain(may_drop.then_some(Self { noted: false, ..page })).collect()
     }
 
+    /// The leaf allows what all of its pages did.
+    fn collapsed(self) -> Vec<Self> {
+        let protected = self.protected();
+        let beside_read_only = self.was_read_only.then_some(Self { may_write: false, ..protected });
+        [self, protected].into_iter().chain(beside_read_only).collect()
+    }
+
     /// By one of the removals that have found something; or by one that has not.
     fn moved(self) -> Vec<Self> {
         let page = Self { moving: self.moving.saturating_sub(1), noted: self.noted && self.mapped, ..self };
@@ -177,10 +218,14 @@ impl Page {
         if flags == self.flags {
             return self;
         }
-        let page = Self { flags, before: Some(self.flags), ..self };
+        let was_read_only = self.was_read_only || flags.read_only;
+        let page = Self { flags, before: Some(self.flags), was_read_only, ..self };
         match (self.flags.is_logged(), flags.is_logged()) {
             (true, true) => page,
-            _ => Self { dirty: flags.log == Log::InitiallySet, unmarked: 0, ..page },
+            _ => {
+                let page = Self { unmarked: 0, half_marked: 0, hidden: false, collecting: 0, ..page };
+                Self { dirty: flags.log == Log::InitiallySet, ..page }
+            }
         }
     }
 
@@ -208,24 +253,39 @@ impl Page {
 
 // What logs do.
 impl Page {
-    /// A mark that is being made may be seen in the entry before it is made, where hardware keeps the log.
+    /// What hardware has noted counts where it keeps the log.
     const fn may_be_reported(self, dirty: bool) -> bool {
-        let by_hardware = self.flags.is_logged_by_hardware();
-        let is_dirty = self.dirty || (by_hardware && self.noted);
-        let may_be = is_dirty || (by_hardware && self.unmarked > 0);
+        let is_dirty = self.dirty || (self.flags.is_logged_by_hardware() && self.noted);
         let has_log = self.flags.is_logged() || self.before.is_some();
-        has_log && (if dirty { may_be } else { !is_dirty })
+        has_log && dirty == is_dirty
     }
 
-    fn harvested(self, dirty: bool) -> Self {
-        let page = Self { dirty: false, taken: self.taken + u8::from(dirty), ..self };
-        if dirty && self.flags.is_logged_by_hardware() { page.cleaned() } else { page }
+    fn may_be_taken(self, dirty: bool) -> bool {
+        let unhidden = Self { dirty: self.dirty && !self.hidden, ..self };
+        self.may_be_reported(dirty) || unhidden.may_be_reported(dirty)
     }
 
-    /// A log that hardware keeps is read by taking what it has noted into the log.
-    const fn collected(self, dirty: bool, by: u8) -> Self {
-        let moves = dirty && self.noted && self.flags.is_logged_by_hardware();
-        if moves { Self { dirty: true, flushing: self.flushing | by, ..self.cleaned() } } else { self }
+    /// The mark is taken first, and then what hardware has noted: another harvest may find that in between.
+    fn harvested(self, dirty: bool) -> Vec<Self> {
+        let page = Self { dirty: false, hidden: false, taken: self.taken + 1, ..self };
+        match dirty {
+            false => vec![self],
+            true if !self.flags.is_logged_by_hardware() => vec![page],
+            true => vec![page.cleaned(), Self { unclean: page.unclean + 1, ..page }],
+        }
+    }
+
+    /// A log that hardware keeps is read by taking what it has noted, and moving it into the log then.
+    const fn read(self, dirty: bool, by: u8) -> Self {
+        let takes = dirty && self.noted && self.flags.is_logged_by_hardware();
+        let [collecting, flushing] = [self.collecting | by, self.flushing | by];
+        if takes { Self { collecting, flushing, ..self.cleaned() } } else { self }
+    }
+
+    /// Another worker may have taken the mark since it was read: it is there once more.
+    const fn collected(self, by: u8) -> Self {
+        let owed = self.collecting & by != 0;
+        Self { dirty: self.dirty || (owed && self.flags.is_logged()), collecting: self.collecting & !by, ..self }
     }
 
     /// The next write is noted anew; what is cached as written is written through until it is flushed.
@@ -234,8 +294,10 @@ impl Page {
     }
 
     fn secured(self) -> Vec<Self> {
-        let page = Self { taken: self.taken.saturating_sub(1), ..self };
-        if self.taken == 0 { Vec::new() } else { page.withheld() }
+        let clean = (self.taken > self.unclean).then(|| Self { taken: self.taken - 1, ..self });
+        let unclean = self.unclean.checked_sub(1);
+        let cleaned = unclean.map(|unclean| Self { unclean, taken: self.taken - 1, ..self.cleaned() });
+        clean.into_iter().chain(cleaned).flat_map(Self::withheld).collect()
     }
 
     /// As the log that is now withholds it from a page whose mark was taken.
@@ -248,7 +310,8 @@ impl Page {
     }
 
     fn cleared(self, by: u8) -> Self {
-        if self.dirty { Self { dirty: false, clearing: self.clearing | by, ..self } } else { self }
+        let clearing = self.clearing | by;
+        if self.dirty { Self { dirty: false, hidden: false, clearing, ..self } } else { self }
     }
 
     fn withheld_by(self, by: u8) -> Vec<Self> {

@@ -64,9 +64,9 @@ fn explained<S: Subject>(story: Story, seed: u64) -> usize {
     let history = told::<S>(story, seed);
     for (page, calls) in MET.iter().zip(&history) {
         if let Err(unexplained) = explain(Page::new(story.flags), calls) {
-            let near = unexplained.longest.saturating_sub(12);
+            let near = unexplained.longest.saturating_sub(40);
             let calls: String =
-                unexplained.calls.iter().skip(near).take(40).map(|call| format!("  {call:?}\n")).collect();
+                unexplained.calls.iter().skip(near).take(60).map(|call| format!("  {call:?}\n")).collect();
             panic!("{} page {page}, {:?}, seed {seed}: {unexplained}; there:\n{calls}", S::NAME, story.flags);
         }
     }

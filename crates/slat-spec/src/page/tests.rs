@@ -25,6 +25,10 @@ const fn read(dirty: bool) -> Operation {
     Read { dirty, by: 0 }
 }
 
+const fn collected(by: u8) -> Operation {
+    Collected { by }
+}
+
 fn is_explained(flags: Flags, operations: &[Operation]) -> bool {
     let calls = (0..).step_by(2).zip(operations).map(|(from, &operation)| Call { from, to: from + 1, operation });
     explain(Page::new(flags), &calls.collect::<Vec<_>>()).is_ok()
@@ -145,7 +149,7 @@ fn what_hardware_has_noted_is_in_the_next_harvest() {
     let clean = [MAPPED, Marked, DIRTY, Secured, Flushed];
     let then = |rest: &[Operation]| [&clean[..], rest].concat();
     right(BY_HARDWARE, &then(&[CLEAN, WRITTEN, DIRTY, Secured, Flushed, CLEAN]));
-    right(BY_HARDWARE, &then(&[WRITTEN, read(true), read(true), DIRTY, Secured]));
+    right(BY_HARDWARE, &then(&[WRITTEN, read(true), collected(0), read(true), DIRTY, Secured]));
     wrong(BY_HARDWARE, &then(&[WRITTEN, CLEAN]));
     wrong(BY_HARDWARE, &then(&[DIRTY, Secured]));
     wrong(BY_HARDWARE, &then(&[WRITTEN, read(false)]));
@@ -158,11 +162,82 @@ fn what_hardware_has_noted_is_in_the_next_harvest() {
     wrong(BY_HARDWARE, &unmapped(&[Moved, Flushed, DIRTY, Secured, DIRTY, Secured]));
     right(BY_HARDWARE, &then(&[WRITTEN, DIRTY, WRITTEN, Secured, Flushed, CLEAN]));
     wrong(BY_HARDWARE, &then(&[WRITTEN, DIRTY, Secured, Flushed, WRITTEN, CLEAN]));
-    let clear = [read(true), FlushedFor { by: 0 }, Cleared { by: 1 }, Withheld { by: 1 }, FlushedFor { by: 1 }];
+    let clear =
+        [read(true), collected(0), FlushedFor { by: 0 }, Cleared { by: 1 }, Withheld { by: 1 }, FlushedFor { by: 1 }];
     let cleared = |rest: &[Operation]| [&clean[..], &[WRITTEN], &clear, rest].concat();
     right(BY_HARDWARE, &cleared(&[CLEAN, WRITTEN, DIRTY, Secured]));
     wrong(BY_HARDWARE, &cleared(&[DIRTY, Secured]));
     wrong(BY_HARDWARE, &cleared(&[WRITTEN, CLEAN]));
+}
+
+#[test]
+fn a_mark_that_is_half_made_is_read_and_may_be_missed_by_who_takes_it() {
+    let half = [MAPPED, Marking, read(true)];
+    let then = |rest: &[Operation]| [&half[..], rest].concat();
+    let clear = [Cleared { by: 0 }, Withheld { by: 0 }];
+    right(LOGGED, &then(&[&clear[..], &[read(true), Looked(Some(true)), Marked, DIRTY, Secured]].concat()));
+    right(LOGGED, &then(&[&clear[..], &[read(false), Looked(Some(false)), Marked, CLEAN]].concat()));
+    right(LOGGED, &then(&[CLEAN, Marked, DIRTY, Secured, CLEAN]));
+    right(LOGGED, &then(&[DIRTY, Secured, CLEAN, Marked, CLEAN]));
+    wrong(LOGGED, &then(&[DIRTY, Secured, Marked, DIRTY, Secured]));
+    wrong(LOGGED, &then(&[Marked, CLEAN]));
+    wrong(LOGGED, &then(&[Marked, clear[0], clear[1], read(true)]));
+    wrong(LOGGED, &then(&[CLEAN]));
+    // It had one before.
+    right(LOGGED, &[MAPPED, Marked, Protected { meant: true }, Relaxed, Marking, DIRTY, Secured, Marked, CLEAN]);
+    wrong(LOGGED, &[MAPPED, Marked, Protected { meant: true }, Relaxed, Marking, CLEAN, Marked]);
+}
+
+#[test]
+fn a_fault_that_gives_permission_back_notes_the_write_in_hardwares_stead() {
+    let relaxed = [MAPPED_TO_READ, Relaxed];
+    let then = |rest: &[Operation]| [&relaxed[..], rest].concat();
+    right(BY_HARDWARE, &then(&[DIRTY, Secured, Marked, DIRTY, Secured, CLEAN]));
+    right(BY_HARDWARE, &then(&[Marked, DIRTY, Secured, CLEAN]));
+    right(
+        BY_HARDWARE,
+        &then(&[Marked, read(true), Cleared { by: 1 }, collected(0), DIRTY, Withheld { by: 1 }, Secured]),
+    );
+    // One harvest takes the mark, another one what is noted; what is written when both have, neither may.
+    let both = [Marked, DIRTY, DIRTY, Secured];
+    right(BY_HARDWARE, &then(&[&both[..], &[Secured, CLEAN]].concat()));
+    right(BY_HARDWARE, &then(&[&both[..], &[WRITTEN, DIRTY, Secured, Secured, CLEAN]].concat()));
+    wrong(BY_HARDWARE, &then(&[&both[..2], &[Secured, Flushed, WRITTEN, CLEAN]].concat()));
+    wrong(BY_HARDWARE, &then(&[&both[..], &[Secured, Flushed, WRITTEN, CLEAN]].concat()));
+    wrong(BY_HARDWARE, &then(&[CLEAN, Marked]));
+    right(BY_HARDWARE, &[MAPPED, CLEAN, Marked, DIRTY, Secured]);
+    wrong(BY_HARDWARE, &[MAPPED, DIRTY, Secured, Marked]);
+}
+
+#[test]
+fn what_a_reader_has_taken_from_the_entry_is_marked_before_it_returns_and_others_may_see_it_twice() {
+    let taken = [MAPPED, Marked, DIRTY, Secured, Flushed, WRITTEN, read(true)];
+    let then = |rest: &[Operation]| [&taken[..], rest].concat();
+    right(BY_HARDWARE, &then(&[CLEAN, collected(0), DIRTY, Secured]));
+    right(BY_HARDWARE, &then(&[collected(0), collected(0), DIRTY, Secured, CLEAN]));
+    wrong(BY_HARDWARE, &then(&[]));
+    wrong(BY_HARDWARE, &then(&[collected(1)]));
+    wrong(BY_HARDWARE, &then(&[collected(0), CLEAN]));
+    wrong(BY_HARDWARE, &then(&[CLEAN, collected(0), CLEAN]));
+    // The other worker finds what was written since, and clears it; then comes the mark of before.
+    let other = [WRITTEN, Read { dirty: true, by: 1 }, collected(1), Cleared { by: 1 }, Withheld { by: 1 }];
+    right(BY_HARDWARE, &then(&[&other[..], &[CLEAN, collected(0), DIRTY, Secured]].concat()));
+    wrong(BY_HARDWARE, &then(&[&other[..], &[collected(0), CLEAN]].concat()));
+    // A log that was turned off in between has no marks.
+    let again = [Announced(PLAIN), SETTLED, Announced(BY_HARDWARE), SETTLED, collected(0), CLEAN];
+    right(BY_HARDWARE, &then(&again));
+}
+
+#[test]
+fn a_leaf_that_came_of_pages_near_ones_that_are_read_only_may_be_as_they_are() {
+    let read_only = [Announced(READ_ONLY), SETTLED, Announced(PLAIN), SETTLED];
+    let mapped = [Unmapped { meant: true }, MAPPED, Marked, Collapsed];
+    let then = |rest: &[Operation]| [&read_only[..], &mapped, rest].concat();
+    right(PLAIN, &then(&[Looked(Some(false)), MAPPED, Marked, WRITTEN]));
+    right(PLAIN, &then(&[Looked(Some(false)), Relaxed, Marked]));
+    right(PLAIN, &then(&[Looked(Some(true)), WRITTEN]));
+    wrong(PLAIN, &then(&[Looked(Some(true)), MAPPED, Marked]));
+    wrong(PLAIN, &[&mapped[..], &[MAPPED, Marked]].concat());
 }
 
 #[test]

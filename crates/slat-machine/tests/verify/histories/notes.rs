@@ -105,14 +105,20 @@ impl Notes {
         meant: bool,
         operation: fn(bool) -> Operation,
     ) -> Vec<Operation> {
-        let met = if meant || progress.widened { vec![operation(meant), Operation::Moved] } else { Vec::new() };
+        let is_met = meant || progress.widened;
+        let met = is_met.then(|| [operation(meant)].into_iter().chain(self.if_noted(Operation::Moved)));
         let flushed = if meant { Operation::Flushed } else { Operation::Beside };
-        met.into_iter().chain([flushed]).chain(self.dissolved()).collect()
+        met.into_iter().flatten().chain([flushed]).chain(self.dissolved()).collect()
     }
 
     /// What may have become of a page of a group of which only others were meant.
     pub(super) fn dissolved(&self) -> Option<Operation> {
         (self.group_bits > 0).then_some(Operation::Protected { meant: false })
+    }
+
+    /// What becomes of what hardware has noted, where it does.
+    pub(super) fn if_noted(&self, operation: Operation) -> Option<Operation> {
+        self.hardware_dirty.then_some(operation)
     }
 
     /// What a worker that read the log found of a page. Beside another that takes what hardware has noted it may miss some.

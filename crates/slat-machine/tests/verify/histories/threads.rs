@@ -138,7 +138,8 @@ impl<S: Subject> Hand<'_, '_, S> {
             Collapse::Lazily => Operation::Dropped,
         };
         let collapse = || worker.collapse(range(0, BLOCK_PAGES), how, ALL).unwrap();
-        let _ = notes.call(collapse, |_, _| vec![collapsed, Operation::Moved]);
+        let moved = notes.if_noted(Operation::Moved);
+        let _ = notes.call(collapse, |_, _| [collapsed].into_iter().chain(moved).collect());
     }
 
     fn harvest(&mut self) {
@@ -169,7 +170,9 @@ impl<S: Subject> Hand<'_, '_, S> {
         let read = |(did, bitmap): &(Result<u64, LogError>, Bitmap), page: u64| match did {
             Ok(_) => {
                 let read = notes.read(has(bitmap, page), by);
-                read.into_iter().chain([Operation::FlushedFor { by }]).chain(notes.dissolved()).collect()
+                let collected = notes.if_noted(Operation::Collected { by });
+                let after = collected.into_iter().chain([Operation::FlushedFor { by }]);
+                read.into_iter().chain(after).chain(notes.dissolved()).collect()
             }
             Err(error) => refused(*error),
         };
