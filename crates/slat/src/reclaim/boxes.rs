@@ -21,10 +21,16 @@ impl fmt::Display for OutOfMemory {
 
 impl core::error::Error for OutOfMemory {}
 
-/// A vector of `len` elements made by `make`, or no change.
-pub(crate) fn vec_with<T>(len: usize, mut make: impl FnMut() -> T) -> Result<Vec<T>, OutOfMemory> {
+/// An empty vector with room for `len` elements.
+pub(crate) fn vec_for<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
     let mut vec = Vec::new();
     vec.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
+    Ok(vec)
+}
+
+/// A vector of `len` elements made by `make`, or no change.
+pub(crate) fn vec_with<T>(len: usize, mut make: impl FnMut() -> T) -> Result<Vec<T>, OutOfMemory> {
+    let mut vec = vec_for(len)?;
     vec.resize_with(len, &mut make);
     Ok(vec)
 }

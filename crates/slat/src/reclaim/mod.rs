@@ -14,7 +14,7 @@ mod subtree;
 mod try_lock;
 
 pub use boxes::OutOfMemory;
-pub(crate) use boxes::{Folded, Shared, vec_with};
+pub(crate) use boxes::{Folded, Shared, vec_for, vec_with};
 pub(crate) use lines::Lines;
 pub(crate) use published::{Prepared, Published, Publisher, Remembered, Retired, Version};
 pub(crate) use subtree::{Limbo, Subtree, drain_exclusive, take_apart_now};

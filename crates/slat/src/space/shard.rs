@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use crate::addr::GpaRange;
 use crate::format::{Format, Geometry};
-use crate::reclaim::{Folded, OutOfMemory, vec_with};
+use crate::reclaim::{Folded, OutOfMemory, vec_for, vec_with};
 use crate::sync::{Atomics, Ordering, Padded, Word};
 
 /// Bits of a shard's word that count open invalidations; the sequence lies above.
@@ -69,8 +69,7 @@ impl<A: Atomics> Shards<A> {
     pub(crate) fn new<F: Format>(geometry: Geometry) -> Result<Self, OutOfMemory> {
         const { assert!(F::SHARDS.is_power_of_two() && F::SHARDS <= 64, "a format folds regions into 1 to 64 shards") };
         const { assert!(F::REMEMBERED.is_power_of_two(), "the events remembered are a power of two") };
-        let mut shards = Vec::new();
-        shards.try_reserve_exact(F::SHARDS).map_err(|_| OutOfMemory)?;
+        let mut shards = vec_for(F::SHARDS)?;
         for _ in 0..F::SHARDS {
             shards.push(Shard::new(F::REMEMBERED)?);
         }

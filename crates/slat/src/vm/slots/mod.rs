@@ -13,7 +13,7 @@ use core::fmt;
 use crate::addr::{Gpa, GpaRange, HostAddress, HostRange};
 use crate::host::SlotId;
 use crate::reclaim::{
-    Domain, Inside, OutOfMemory, Prepared, Published, Publisher, Retired, TryLock, TryLockGuard, Version,
+    Domain, Inside, OutOfMemory, Prepared, Published, Publisher, Retired, TryLock, TryLockGuard, Version, vec_for,
 };
 use crate::space::{TooManyOpen, What};
 use crate::sync::{Atomics, Padded};
@@ -169,8 +169,7 @@ pub(crate) enum Walk {
 impl<A: Atomics> Slots<A> {
     /// No slots yet. Every one of `workers` may take memory back at the same time.
     pub(crate) fn new(workers: usize) -> Result<Self, OutOfMemory> {
-        let mut invalidated = Vec::new();
-        invalidated.try_reserve_exact(workers).map_err(|_| OutOfMemory)?;
+        let invalidated = vec_for(workers)?;
         let (current, publisher) = Published::new(Snapshot::empty()?)?;
         let writer = Writer { publisher, retired: Vec::new(), unfinished: Vec::new(), serial: 0 };
         Ok(Self { current: Padded(current), writer: TryLock::new(writer), invalidated: TryLock::new(invalidated) })

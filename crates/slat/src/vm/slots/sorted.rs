@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::reclaim::{OutOfMemory, Shared};
+use crate::reclaim::{OutOfMemory, Shared, vec_for};
 use crate::sync::Atomics;
 
 /// Most entries of a chunk. Two neighbours have more than half of that together, so that the spine stays short.
@@ -108,7 +108,7 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
     /// A sequence with new chunks in the place of these links, which have `entry`, and nothing else of this key.
     fn rebuilt(&self, links: Range<usize>, key: T::Key, entry: Option<T>) -> Result<Self, OutOfMemory> {
         let (head, old, tail) = (&self.spine[..links.start], &self.spine[links.clone()], &self.spine[links.end..]);
-        let mut entries = reserved(len(old) + 1)?;
+        let mut entries = vec_for(len(old) + 1)?;
         for Link { chunk, .. } in old {
             entries.extend_from_slice(&chunk.entries[..chunk.keys.partition_point(|other| *other < key)]);
         }
@@ -120,10 +120,10 @@ impl<T: Entry, A: Atomics> Sorted<T, A> {
         // What grows at its end leaves full chunks behind.
         let grows_at_end = tail.is_empty() && through == entries.len();
         let first = if entries.len() <= MOST || grows_at_end { MOST } else { entries.len() / 2 };
-        let mut others = reserved(entries.len().saturating_sub(first))?;
+        let mut others = vec_for(entries.len().saturating_sub(first))?;
         others.extend(entries.drain(first.min(entries.len())..));
 
-        let mut spine = reserved(head.len() + 2 + tail.len())?;
+        let mut spine = vec_for(head.len() + 2 + tail.len())?;
         spine.extend_from_slice(head);
         for entries in [entries, others] {
             spine.extend(Link::to(entries)?);
@@ -139,7 +139,7 @@ impl<T: Entry, A: Atomics> Link<T, A> {
         let (Some(first), Some(reach)) = (entries.first().map(T::key), entries.iter().map(T::end).max()) else {
             return Ok(None);
         };
-        let mut keys = reserved(entries.len())?;
+        let mut keys = vec_for(entries.len())?;
         keys.extend(entries.iter().map(T::key));
         Ok(Some(Self { first, reach, chunk: Shared::new(Chunk { keys, entries })? }))
     }
@@ -148,13 +148,6 @@ impl<T: Entry, A: Atomics> Link<T, A> {
 /// How many entries they lead to.
 fn len<T: Entry, A: Atomics>(links: &[Link<T, A>]) -> usize {
     links.iter().map(|link| link.chunk.entries.len()).sum()
-}
-
-/// An empty vector with room for `len` elements.
-fn reserved<T>(len: usize) -> Result<Vec<T>, OutOfMemory> {
-    let mut vec = Vec::new();
-    vec.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
-    Ok(vec)
 }
 
 #[cfg(test)]
