@@ -25,6 +25,10 @@ impl Checker {
     fn check_united(&mut self, change: Change, owner: &Owner) {
         let Change { thread, at, new, is, level, .. } = change;
         let own = self.reaches_if_accessed(at, owner.before, level);
+        let is_old = is.is_leaf() && !self.discipline.is_accessed(new, level);
+        if own.is_none() && !is_old {
+            return; // nothing to hand on, and nothing forgotten
+        }
         let others = self.held_beside(at, thread);
         let start = self.address_of(at, level).get();
         let is_beside = others.iter().any(|&(other, before)| {
@@ -39,7 +43,6 @@ impl Checker {
         }
         let of_set = own.is_some() || owner.is_beside_accessed || is_beside;
         let was_accessed = of_set || self.was_table_accessed(owner.before, level);
-        let is_old = is.is_leaf() && !self.discipline.is_accessed(new, level);
         self.find_if(was_accessed && is_old, Verdict::AccessForgotten);
     }
 

@@ -2,7 +2,7 @@
 
 use super::Checker;
 use crate::checker::discipline::Meaning;
-use crate::checker::frames::Status;
+use crate::checker::frames::{Frame, Status};
 use crate::checker::may_tlb::{MayTlb, Stale};
 
 /// Guest addresses, from the first up to the end.
@@ -18,7 +18,7 @@ impl Checker {
         };
         let met = tlb.all().filter(|(_, other)| other.cores & stale.cores != 0);
         let mut met = met.filter_map(|(at, other)| self.piece(at, other.value));
-        met.any(is_beside) || self.is_any_linked_leaf(is_beside)
+        met.any(is_beside) || self.is_any_linked_leaf(own, is_beside)
     }
 
     /// The guest addresses of a word that is a leaf, and of all its set.
@@ -28,8 +28,13 @@ impl Checker {
         meaning.is_leaf().then(|| self.discipline.reach(meaning, self.address_of(at, level).get(), level))
     }
 
-    fn is_any_linked_leaf(&self, is_one: impl Fn(Piece) -> bool) -> bool {
-        let linked = self.frames.iter().filter(|(_, frame)| frame.status == Status::Linked);
+    /// Whether a leaf in a linked table that is for some of these addresses is one.
+    fn is_any_linked_leaf(&self, (first, end): Piece, is_one: impl Fn(Piece) -> bool) -> bool {
+        let is_there = |frame: &Frame| {
+            let base = frame.base.get();
+            base < end && first < base + frame.words.len() as u64 * self.discipline.span(frame.level)
+        };
+        let linked = self.frames.iter().filter(|(_, frame)| frame.status == Status::Linked && is_there(frame));
         let mut leaves = linked.flat_map(|(table, frame)| {
             let words = (table..).step_by(8).zip(frame.words.iter().copied());
             words.filter(|(_, word)| matches!(self.discipline.meaning(*word, frame.level), Meaning::Leaf(_)))
