@@ -19,7 +19,6 @@ use crate::tally::Tally;
 
 /// Where leaves of both levels may begin: a table of tables is not full, nor is it empty before it.
 const GPA: u64 = 3 << 29;
-const BLOCK: Level = Level::new(1);
 
 /// A script in which `word` is mapped at [`GPA`], and where.
 fn mapped<S: Subject>(word: u64, level: Level) -> (Script<S>, Hpa, GpaRange) {
@@ -170,27 +169,6 @@ fn returned_unflushed<S: Subject>(tally: &mut Tally) {
     }
 }
 
-/// Who locks an entry and gives it back as it was has taken nothing; who took something before owes it still.
-fn given_back_unflushed<S: Subject>(tally: &mut Tally) {
-    for level in [PAGE, BLOCK] {
-        for word in writable::<S>(HERE, level) {
-            let changes =
-                [(S::format().made_old(word, level), true), (S::format().write_protected(word, level), false)];
-            for (changed, is_good) in changes {
-                let (mut script, at, _) = mapped::<S>(word, level);
-                script.note(Event::Called { thread: TWO });
-                script.note(Event::Called { thread: ONE });
-                script.swap(TWO, at, changed);
-                script.lock(ONE, at);
-                script.store(ONE, at, changed);
-                script.note(Event::Returned { thread: ONE });
-                script.note(Event::Returned { thread: TWO });
-                tally.case(Verdict::ReturnedUnflushed, is_good, script);
-            }
-        }
-    }
-}
-
 fn flush_without_cause<S: Subject>(tally: &mut Tally) {
     for level in [PAGE, BLOCK] {
         for word in writable::<S>(HERE, level) {
@@ -237,12 +215,7 @@ fn not_owner<S: Subject>(tally: &mut Tally) {
     // Children are frozen and thawed by the owner of their table's entry.
     for (thread, word) in [ONE, TWO].into_iter().flat_map(|thread| leaves::<S>(HERE, PAGE).map(move |w| (thread, w))) {
         let (mut script, at, _) = mapped::<S>(word, PAGE);
-        let above = script.entry(GPA, BLOCK);
-        let table = script.word(above);
-        script.lock(ONE, above);
-        script.swap(ONE, at, S::Format::FROZEN);
-        script.store(thread, at, word);
-        script.store(ONE, above, table);
+        script.freeze_and_give_back(ONE, GPA, |script| script.store(thread, at, word));
         tally.case(Verdict::NotOwner, thread == ONE, script);
     }
 }
@@ -272,14 +245,11 @@ fn left_locked<S: Subject>(tally: &mut Tally) {
             tally.case(Verdict::LeftLocked, is_restored, script);
 
             let (mut script, at, _) = mapped::<S>(word, PAGE);
-            let above = script.entry(GPA, BLOCK);
-            let table = script.word(above);
-            script.lock(ONE, above);
-            script.swap(ONE, at, S::Format::FROZEN);
-            if is_restored {
-                script.store(ONE, at, word);
-            }
-            script.store(ONE, above, table);
+            script.freeze_and_give_back(ONE, GPA, |script| {
+                if is_restored {
+                    script.store(ONE, at, word);
+                }
+            });
             script.note(Event::Quiet);
             tally.case(Verdict::LeftLocked, is_restored, script);
         }
@@ -565,7 +535,7 @@ pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
         changes_in_place::<S>,
         empty_while_cached::<S>,
         returned_unflushed::<S>,
-        given_back_unflushed::<S>,
+        given_back::unflushed::<S>,
         given_back::with_its_table::<S>,
         flush_without_cause::<S>,
         not_owner::<S>,

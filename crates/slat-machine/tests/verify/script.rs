@@ -15,6 +15,9 @@ pub(crate) const ONE: Thread = 1;
 pub(crate) const TWO: Thread = 2;
 pub(crate) const CORES: u32 = 3;
 
+/// The level of blocks.
+pub(crate) const BLOCK: Level = Level::new(1);
+
 /// Memory that leaves map: an address that every leaf may have, and another one.
 pub(crate) const HERE: u64 = 1 << 40;
 pub(crate) const THERE: u64 = (1 << 40) + (1 << 30);
@@ -100,6 +103,16 @@ impl<S: Subject> Script<S> {
 
     pub(crate) fn lock(&mut self, thread: Thread, at: Hpa) {
         self.swap(thread, at, S::Format::LOCKED);
+    }
+
+    /// Locks the table around the page at `gpa`, freezes the page, lets `give_back` do so, and gives the table back.
+    pub(crate) fn freeze_and_give_back(&mut self, thread: Thread, gpa: u64, give_back: impl FnOnce(&mut Self)) {
+        let (above, page) = (self.entry(gpa, BLOCK), self.entry(gpa, PAGE));
+        let table = self.word(above);
+        self.lock(thread, above);
+        self.swap(thread, page, S::Format::FROZEN);
+        give_back(self);
+        self.store(thread, above, table);
     }
 
     /// Marks every pointer to a table on the way to the entry of `level` for `gpa`, from the root down.

@@ -18,15 +18,31 @@ pub(super) fn with_its_table<S: Subject>(tally: &mut Tally) {
             script.note(Event::Called { thread: TWO });
             script.note(Event::Called { thread: ONE });
             script.swap(ONE, at, word);
-            let above = script.entry(GPA, BLOCK);
-            let table = script.word(above);
-            script.lock(ONE, above);
-            script.swap(ONE, at, S::Format::FROZEN);
-            script.store(ONE, at, back);
-            script.store(ONE, above, table);
+            script.freeze_and_give_back(ONE, GPA, |script| script.store(ONE, at, back));
             script.lock(TWO, at);
             script.note(Event::Returned { thread: ONE });
             tally.case(Verdict::ReturnedUnflushed, is_good, script);
+        }
+    }
+}
+
+/// Who locks an entry and gives it back as it was has taken nothing; who took something before owes it still.
+pub(super) fn unflushed<S: Subject>(tally: &mut Tally) {
+    for level in [PAGE, BLOCK] {
+        for word in writable::<S>(HERE, level) {
+            let changes =
+                [(S::format().made_old(word, level), true), (S::format().write_protected(word, level), false)];
+            for (changed, is_good) in changes {
+                let (mut script, at, _) = mapped::<S>(word, level);
+                script.note(Event::Called { thread: TWO });
+                script.note(Event::Called { thread: ONE });
+                script.swap(TWO, at, changed);
+                script.lock(ONE, at);
+                script.store(ONE, at, changed);
+                script.note(Event::Returned { thread: ONE });
+                script.note(Event::Returned { thread: TWO });
+                tally.case(Verdict::ReturnedUnflushed, is_good, script);
+            }
         }
     }
 }
