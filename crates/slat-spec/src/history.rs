@@ -114,9 +114,11 @@ impl Search<'_> {
                 return true;
             }
             if self.tried.insert((done, page)) {
-                let next = self.next(done);
-                stack.extend(next.into_iter().flat_map(|call| {
-                    page.after(self.calls[call].operation).into_iter().map(move |page| (page, done.with(call)))
+                // Who returns first has most likely been first: it is tried first, and what it does before what it may not do.
+                let mut next = self.next(done);
+                next.sort_by_key(|&call| (self.calls[call].to, call));
+                stack.extend(next.into_iter().rev().flat_map(|call| {
+                    page.after(self.calls[call].operation).into_iter().rev().map(move |page| (page, done.with(call)))
                 }));
             }
         }

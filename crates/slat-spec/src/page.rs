@@ -162,7 +162,7 @@ impl Page {
             return vec![self];
         }
         let [unmarked, half_marked] = [self.unmarked - 1, self.half_marked + 1];
-        self.or(vec![Self { dirty: true, hidden: self.hidden || !self.dirty, unmarked, half_marked, ..self }])
+        vec![self, Self { dirty: true, hidden: self.hidden || !self.dirty, unmarked, half_marked, ..self }]
     }
 
     /// A fault that went by flags without a log has nothing to mark.
