@@ -302,3 +302,6 @@ impl fmt::Debug for Discipline {
         f.debug_struct("Discipline").field("walker", &self.walker).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

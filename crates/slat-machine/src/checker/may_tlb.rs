@@ -102,3 +102,69 @@ impl MayTlb {
         any
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: u64 = 0x1000;
+    const OLD: Stale = Stale { value: 7, since: 5, asked: 4, cores: 0b01, owed: Some(1) };
+
+    fn with(added: &[Stale]) -> MayTlb {
+        let mut tlb = MayTlb::default();
+        added.iter().for_each(|&stale| tlb.add(AT, stale));
+        tlb
+    }
+
+    #[test]
+    fn what_is_stale_twice_is_so_on_all_cores_since_the_later_time() {
+        let later = Stale { since: 9, asked: 8, cores: 0b10, owed: None, ..OLD };
+        let both = Stale { since: 9, asked: 8, cores: 0b11, owed: Some(1), ..OLD };
+        assert_eq!(with(&[OLD, later]).at(AT), [both]);
+        // The earlier one, added later; and one of the same time, whose asking was first.
+        assert_eq!(with(&[later, OLD]).at(AT), [both]);
+        assert_eq!(with(&[OLD, Stale { asked: 2, ..OLD }]).at(AT), [OLD]);
+        assert_eq!(with(&[OLD, Stale { owed: Some(2), ..OLD }]).at(AT), [Stale { owed: Some(2), ..OLD }]);
+        let other = Stale { value: 8, ..OLD };
+        assert_eq!(with(&[OLD, other]).at(AT), [OLD, other]);
+    }
+
+    #[test]
+    fn a_flush_takes_from_its_cores_what_it_drops() {
+        let both = Stale { cores: 0b11, ..OLD };
+        let flushed = |cores, drops: bool| {
+            let mut tlb = with(&[both, Stale { value: 8, ..both }]);
+            tlb.flush(cores, |at, stale| drops && at == AT && stale.value == 7);
+            tlb.all().map(|(at, stale)| (at, stale.value, stale.cores)).collect::<Vec<_>>()
+        };
+        assert_eq!(flushed(0b01, true), [(AT, 7, 0b10), (AT, 8, 0b11)]);
+        assert_eq!(flushed(0b11, true), [(AT, 8, 0b11)]);
+        assert_eq!(flushed(0b111, false), [(AT, 7, 0b11), (AT, 8, 0b11)]);
+    }
+
+    #[test]
+    fn words_are_told_apart() {
+        let mut tlb = with(&[OLD]);
+        tlb.add(AT + 8, Stale { value: 9, ..OLD });
+        let values = |tlb: &MayTlb, from, to| tlb.between(from, to).map(|(_, stale)| stale.value).collect::<Vec<_>>();
+        assert_eq!(values(&tlb, AT, AT + 8), [7]);
+        assert_eq!(values(&tlb, AT + 1, AT + 9), [9]);
+        assert!(tlb.at(AT + 16).is_empty());
+        tlb.retain_at(AT, |stale| stale.value != 7);
+        assert_eq!(values(&tlb, 0, u64::MAX), [9]);
+        tlb.retain_at(AT + 8, |stale| stale.value == 9);
+        assert_eq!(values(&tlb, 0, u64::MAX), [9]);
+    }
+
+    #[test]
+    fn debts_are_said_anew_and_forgiven_to_one() {
+        let mut tlb = with(&[OLD, Stale { value: 8, owed: Some(2), ..OLD }]);
+        tlb.ask_at(AT, 7, 1);
+        tlb.ask_at(AT, 9, 2);
+        assert_eq!(tlb.at(AT).iter().map(|stale| stale.asked).collect::<Vec<_>>(), [1, 4]);
+        assert!(tlb.forgive(1) && !tlb.forgive(1));
+        assert_eq!(tlb.at(AT).iter().map(|stale| stale.owed).collect::<Vec<_>>(), [None, Some(2)]);
+        tlb.owe_at(AT, |stale| (stale.value == 7).then_some(3));
+        assert_eq!(tlb.at(AT).iter().map(|stale| stale.owed).collect::<Vec<_>>(), [Some(3), None]);
+    }
+}

@@ -18,7 +18,8 @@ use crate::tools::{self, cargo, root, target};
 /// Files, and who catches their mutants.
 struct Group {
     name: &'static str,
-    /// Under `crates/slat/src`.
+    package: &'static str,
+    /// Under the package's `src`.
     files: &'static [&'static str],
     stages: &'static [Stage],
 }
@@ -27,21 +28,43 @@ struct Group {
 struct Stage {
     package: &'static str,
     tests: &'static [&'static str],
+    /// Those of these names only, if there are any.
+    only: &'static [&'static str],
     /// Seconds after which they do not end.
     patience: u64,
 }
 
-const UNITS: Stage = Stage { package: "slat", tests: &["--lib"], patience: 20 };
-const RULES: Stage = Stage { package: "slat", tests: &["--test", "rules", "--test", "host_memory"], patience: 30 };
-const ENGINE: Stage = Stage { package: "slat", tests: &["--tests"], patience: 120 };
-const ALLOCATIONS: Stage = Stage { package: "slat-machine", tests: &["--test", "allocations"], patience: 60 };
-const WALKERS: Stage = Stage { package: "slat-machine", tests: &["--test", "format"], patience: 60 };
+const UNITS: Stage = Stage::new("slat", &["--lib"], 20);
+const RULES: Stage = Stage::new("slat", &["--test", "rules", "--test", "host_memory"], 30);
+const ENGINE: Stage = Stage::new("slat", &["--tests"], 120);
+const ALLOCATIONS: Stage = Stage::new("slat-machine", &["--test", "allocations"], 60);
+const WALKERS: Stage = Stage::new("slat-machine", &["--test", "format"], 60);
+/// The checker's own cases, of formats that have few leaves, and of those where leaves come in sets and sizes double.
+const CASES: Stage = Stage { only: &QUICK, ..Stage::new("slat-machine", &["--test", "verify"], 60) };
+const MACHINE: Stage = Stage::new("slat-machine", &["--lib"], 20);
+const SETS: Stage = Stage { only: &LONG, ..Stage::new("slat-machine", &["--test", "verify"], 180) };
+const VERIFY: Stage = Stage::new("slat-machine", &["--test", "verify"], 900);
 
-const GROUPS: [Group; 4] = [
-    Group { name: "shards", files: &["addr.rs", "tlb/*.rs", "space/shard.rs"], stages: &[UNITS, RULES, ENGINE] },
-    Group { name: "slots", files: &["vm/slots/*.rs"], stages: &[UNITS, RULES, ENGINE, ALLOCATIONS] },
-    Group { name: "reclaim", files: &["reclaim/*.rs"], stages: &[UNITS, RULES, ENGINE, ALLOCATIONS] },
-    Group { name: "formats", files: &FORMATS, stages: &[UNITS, WALKERS] },
+const QUICK: [&str; 5] = [
+    "cases::every_verdict::arm64",
+    "cases::every_verdict::arm64_hd",
+    "cases::every_verdict::ept",
+    "cases::every_verdict::ept_ad",
+    "cases::every_verdict::npt_ad",
+];
+const LONG: [&str; 3] = [
+    "cases::every_verdict::arm64_bbm2",
+    "cases::every_verdict::arm64_contiguous",
+    "cases::every_verdict::sv48x4_napot",
+];
+
+const GROUPS: [Group; 6] = [
+    Group::new("shards", "slat", &["addr.rs", "tlb/*.rs", "space/shard.rs"], &[UNITS, RULES, ENGINE]),
+    Group::new("slots", "slat", &["vm/slots/*.rs"], &[UNITS, RULES, ENGINE, ALLOCATIONS]),
+    Group::new("reclaim", "slat", &["reclaim/*.rs"], &[UNITS, RULES, ENGINE, ALLOCATIONS]),
+    Group::new("formats", "slat", &FORMATS, &[UNITS, WALKERS]),
+    Group::new("checker", "slat-machine", &CHECKER, &[CASES, MACHINE, SETS, VERIFY]),
+    Group::new("replay", "slat-machine", &REPLAY, &[CASES, MACHINE, SETS, VERIFY]),
 ];
 
 /// All but the exemplar, which is a test.
@@ -55,6 +78,13 @@ const FORMATS: [&str; 8] = [
     "format/npt.rs",
     "format/riscv.rs",
 ];
+
+/// What judges while the engine runs.
+const CHECKER: [&str; 5] =
+    ["checker/discipline.rs", "checker/frames.rs", "checker/may_tlb.rs", "checker/online.rs", "checker/online/*.rs"];
+
+/// What judges a trace.
+const REPLAY: [&str; 4] = ["checker/history.rs", "checker/history/*.rs", "checker/replay.rs", "checker/replay/*.rs"];
 
 /// How they are compiled.
 const PROFILE: &str = "mutants";
@@ -149,13 +179,13 @@ fn run_group(group: &Group, files: &[String], explained: &mut Explained, mutants
             break;
         }
         let out = target().join(format!("verify/mutants/{}-{}", group.name, number + 1));
-        let outcomes = stage.run(files, &survivors, &out)?;
+        let outcomes = stage.run(group, files, &survivors, &out)?;
         let asked = std::mem::take(&mut survivors);
         for Outcome { scenario, summary } in outcomes {
             let Scenario::Mutant(found) = scenario else { continue };
             if is_first {
                 mutants.tried += 1;
-                mutants.files.insert(found.file_of_engine());
+                mutants.files.insert(found.file_of_package());
             } else if asked.iter().all(|asked| asked.name != found.name) {
                 continue; // fields of structures come along, whatever is asked for
             }
@@ -178,6 +208,15 @@ fn run_group(group: &Group, files: &[String], explained: &mut Explained, mutants
 }
 
 impl Group {
+    const fn new(
+        name: &'static str,
+        package: &'static str,
+        files: &'static [&'static str],
+        stages: &'static [Stage],
+    ) -> Self {
+        Self { name, package, files, stages }
+    }
+
     /// Its files, if it is asked for by name or nothing is; else those that are.
     fn asked_for(&self, names: &[String]) -> Vec<String> {
         if names.is_empty() || names.iter().any(|name| name == self.name) {
@@ -189,37 +228,50 @@ impl Group {
 }
 
 impl Stage {
+    const fn new(package: &'static str, tests: &'static [&'static str], patience: u64) -> Self {
+        Self { package, tests, only: &[], patience }
+    }
+
     /// Tries `only` these mutants, or all of the files'.
-    fn run(&self, files: &[String], only: &[Found], out: &Path) -> anyhow::Result<Vec<Outcome>> {
+    fn run(&self, group: &Group, files: &[String], only: &[Found], out: &Path) -> anyhow::Result<Vec<Outcome>> {
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
         let built = target().join("verify/mutants/target");
         // To cargo, what was built of a mutant that survived is newer than these sources, and theirs.
-        let stale = ["clean", "--quiet", "--profile", PROFILE, "--package", "slat"];
+        let stale = ["clean", "--quiet", "--profile", PROFILE, "--package", group.package];
         tools::run(cargo(&stale).env("CARGO_TARGET_DIR", &built))?;
         // cargo-mutants would try these tests without a mutant in the package of the mutants alone.
         let without = ["test", "--quiet", "--profile", PROFILE, "--package", self.package];
-        tools::run(cargo(&[&without, self.tests].concat()).env("CARGO_TARGET_DIR", &built))?;
-        let status = self.command(files, only).arg("--output").arg(out).env("CARGO_TARGET_DIR", &built).status()?;
+        tools::run(cargo(&[&without, self.tests, &self.of_tests()].concat()).env("CARGO_TARGET_DIR", &built))?;
+        let mut command = self.command(group, files, only, out);
+        let status = command.env("CARGO_TARGET_DIR", &built).status()?;
         // 2: some were missed. 3: some hung.
         ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo mutants ended with {status}");
         let outcomes = std::fs::read(out.join("mutants.out/outcomes.json"))?;
         Ok(serde_json::from_slice::<Outcomes>(&outcomes).context("what cargo-mutants found")?.outcomes)
     }
 
-    fn command(&self, files: &[String], only: &[Found]) -> Command {
-        let mut command = cargo(&["mutants", "--package", "slat", "--profile", PROFILE, "--jobs", "1"]);
+    fn command(&self, group: &Group, files: &[String], only: &[Found], out: &Path) -> Command {
+        let mut command = cargo(&["mutants", "--package", group.package, "--profile", PROFILE, "--jobs", "1"]);
         command.args(["--test-package", self.package, "--baseline", "skip", "--timeout", &self.patience.to_string()]);
-        command.args(files.iter().flat_map(|file| ["--file".to_owned(), format!("crates/slat/src/{file}")]));
-        command.args(self.tests.iter().map(|test| format!("--cargo-arg={test}")));
+        let file = |file: &String| ["--file".to_owned(), format!("crates/{}/src/{file}", group.package)];
+        command.args(files.iter().flat_map(file)).arg("--output").arg(out);
         command.args(only.iter().map(|found| format!("--re=^{}$", escaped(&found.name))));
+        command.arg("--").args(self.tests).args(self.of_tests());
         command
+    }
+
+    /// What the tests are told themselves.
+    fn of_tests(&self) -> Vec<&'static str> {
+        let exactly: &[_] = if self.only.is_empty() { &[] } else { &["--", "--exact"] };
+        [exactly, self.only].concat()
     }
 }
 
 impl Found {
-    /// The file, under `crates/slat/src`.
-    fn file_of_engine(&self) -> String {
-        self.file.strip_prefix("crates/slat/src").unwrap_or(&self.file).display().to_string()
+    /// The file, under its package's `src`.
+    fn file_of_package(&self) -> String {
+        let of_package = self.file.components().skip_while(|part| part.as_os_str() != "src").skip(1);
+        of_package.collect::<PathBuf>().display().to_string()
     }
 
     /// The name that outlives changes of other lines.
@@ -227,7 +279,7 @@ impl Found {
         let source = std::fs::read_to_string(root().join(&self.file))?;
         let line = source.lines().nth(self.span.start.line - 1).context("a line of the source")?;
         let (_, change) = self.name.split_once(": ").context("a place and a change")?;
-        Ok(Mutant { name: format!("{}: {change}", self.file_of_engine()), line: line.trim().to_owned() })
+        Ok(Mutant { name: format!("{}: {change}", self.file_of_package()), line: line.trim().to_owned() })
     }
 }
 
@@ -252,9 +304,9 @@ mod tests {
     fn a_group_or_one_of_its_files_can_be_asked_for() {
         let asked_for = |names: &[&str]| {
             let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-            GROUPS.map(|group| group.asked_for(&names)).concat()
+            GROUPS.iter().flat_map(|group| group.asked_for(&names)).collect::<Vec<_>>()
         };
-        assert_eq!(asked_for(&[]).len(), GROUPS.map(|group| group.files.len()).into_iter().sum::<usize>());
+        assert_eq!(asked_for(&[]).len(), GROUPS.iter().map(|group| group.files.len()).sum::<usize>());
         assert_eq!(asked_for(&["shards"]), ["addr.rs", "tlb/*.rs", "space/shard.rs"]);
         assert_eq!(asked_for(&["format/arm64/mod.rs", "format/ept.rs"]), ["format/arm64/mod.rs", "format/ept.rs"]);
         assert_eq!(asked_for(&["formats", "format/ept.rs"]).len(), FORMATS.len());
@@ -263,8 +315,9 @@ mod tests {
 
     #[test]
     fn every_file_of_a_group_is_there() {
-        for files in GROUPS.map(|group| group.files).concat() {
-            let folder = root().join("crates/slat/src").join(files).parent().expect("a folder").to_owned();
+        for (group, files) in GROUPS.iter().flat_map(|group| group.files.iter().map(move |files| (group, files))) {
+            let sources = root().join(format!("crates/{}/src", group.package));
+            let folder = sources.join(files).parent().expect("a folder").to_owned();
             let pattern = files.rsplit('/').next().expect("a name");
             let found = std::fs::read_dir(folder).unwrap();
             assert!(
