@@ -7,6 +7,7 @@ mod given_back;
 mod hardware;
 mod sets;
 mod sizes;
+mod tables;
 
 use slat::addr::{GpaRange, Hpa, Level};
 use slat::format::Format;
@@ -526,7 +527,7 @@ fn lost_dirty_page<S: Subject>(tally: &mut Tally) {
 }
 
 pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
-    let cases: [fn(&mut Tally); 37] = [
+    let cases: [fn(&mut Tally); 42] = [
         break_before_make::<S>,
         break_before_make_of_tables::<S>,
         sizes::changes_of_size::<S>,
@@ -564,6 +565,11 @@ pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
         annotations::lost::<S>,
         annotations::declared::<S>,
         annotations::unguarded::<S>,
+        tables::read_again::<S>,
+        tables::uprooted::<S>,
+        tables::filled_anew::<S>,
+        tables::filled_too_soon::<S>,
+        given_back::but_for_a_note::<S>,
     ];
     cases.into_iter().for_each(|case| case(tally));
 }

@@ -18,7 +18,7 @@ pub(crate) struct Rules {
     /// A leaf that software made old, where that is invalid to hardware without being a fault of its own.
     is_old: fn(u64) -> bool,
     /// Bits that are nothing but software's notes, in leaves: that writing may come back.
-    notes: u64,
+    pub(crate) notes: u64,
     /// A word that hardware uses while one thread changes the size of what it maps.
     owned: fn(u64, Level) -> Option<Owned>,
     /// Whether a flush by address may spare either of two leaves of different sizes.

@@ -256,7 +256,9 @@ impl Stage {
         let file = |file: &String| ["--file".to_owned(), format!("crates/{}/src/{file}", group.package)];
         command.args(files.iter().flat_map(file)).arg("--output").arg(out);
         command.args(only.iter().map(|found| format!("--re=^{}$", escaped(&found.name))));
-        command.arg("--").args(self.tests).args(self.of_tests());
+        // For cargo-mutants, what comes after `--` is not for building: it would build every test.
+        command.args(self.tests.iter().map(|test| format!("--cargo-arg={test}")));
+        command.arg("--").args(self.of_tests());
         command
     }
 

@@ -46,3 +46,22 @@ pub(super) fn unflushed<S: Subject>(tally: &mut Tally) {
         }
     }
 }
+
+/// A leaf that was made old: a note of software's is nobody's debt, and a permission is, which may be cached from before it was
+/// old.
+pub(super) fn but_for_a_note<S: Subject>(tally: &mut Tally) {
+    let format = S::format();
+    for level in [PAGE, BLOCK] {
+        for word in writable::<S>(HERE, level).flat_map(|word| [word, format.write_protected(word, level)]) {
+            let old = format.made_old(word, level);
+            for new in [format.write_protected(old, level), format.write_revoked(old, level)] {
+                let (mut script, at, _) = mapped::<S>(word, level);
+                script.swap(TWO, at, old);
+                script.note(Event::Called { thread: ONE });
+                script.swap(ONE, at, new);
+                script.note(Event::Returned { thread: ONE });
+                tally.case(Verdict::ReturnedUnflushed, (old ^ new) & !S::RULES.notes == 0, script);
+            }
+        }
+    }
+}
