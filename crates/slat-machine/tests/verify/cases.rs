@@ -527,7 +527,7 @@ fn lost_dirty_page<S: Subject>(tally: &mut Tally) {
 }
 
 pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
-    let cases: [fn(&mut Tally); 42] = [
+    let cases: [fn(&mut Tally); 44] = [
         break_before_make::<S>,
         break_before_make_of_tables::<S>,
         sizes::changes_of_size::<S>,
@@ -566,6 +566,8 @@ pub(crate) fn play_all<S: Subject>(tally: &mut Tally) {
         annotations::declared::<S>,
         annotations::unguarded::<S>,
         tables::read_again::<S>,
+        tables::freed_beside_others::<S>,
+        tables::of_the_last_root::<S>,
         tables::uprooted::<S>,
         tables::filled_anew::<S>,
         tables::filled_too_soon::<S>,

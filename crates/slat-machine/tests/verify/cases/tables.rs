@@ -38,6 +38,44 @@ pub(super) fn read_again<S: Subject>(tally: &mut Tally) {
     }
 }
 
+/// What is stale of the tables around one is no reason to keep that one.
+pub(super) fn freed_beside_others<S: Subject>(tally: &mut Tally) {
+    for word in writable::<S>(HERE, PAGE) {
+        let mut script = Script::<S>::new();
+        let tables = [0, 1, 2].map(|number| GPA + number * S::size(BLOCK)).map(|gpa| (gpa, script.entry(gpa, PAGE)));
+        tables.into_iter().for_each(|(_, at)| script.swap(ONE, at, word));
+        let (gpa, at) = tables[1];
+        let table = at.align_down(S::format().geometry().table_bytes());
+        let above = script.entry(gpa, BLOCK);
+        script.lock(ONE, above);
+        [0, 2].into_iter().for_each(|other| script.swap(TWO, tables[other].1, S::format().write_protected(word, PAGE)));
+        script.flush(ONE, Flush::Tables { range: script.span(gpa, BLOCK) });
+        script.note(Event::Freed { table, tables: 1 });
+        tally.good(Verdict::FreedWhileWalked, script);
+    }
+}
+
+/// A guest's highest addresses are those of the last of several root tables.
+pub(super) fn of_the_last_root<S: Subject>(tally: &mut Tally) {
+    let geometry = S::format().geometry();
+    let top = geometry.span(Gpa::new(0), geometry.root_level()).len() * geometry.entries() as u64;
+    let gpa = GPA + (geometry.root_tables() as u64 - 1) * top;
+    for word in writable::<S>(HERE, PAGE) {
+        for (flushed, is_good) in [(gpa, true), (GPA, gpa == GPA)] {
+            let mut script = Script::<S>::new();
+            let at = script.entry(gpa, PAGE);
+            script.swap(ONE, at, word);
+            script.note(Event::Called { thread: TWO });
+            script.note(Event::Called { thread: ONE });
+            script.swap(ONE, at, S::format().write_protected(word, PAGE));
+            let range = script.span(flushed, PAGE);
+            script.flush(ONE, Flush::Leaves { range, level: Hint::Unknown });
+            script.note(Event::Returned { thread: ONE });
+            tally.case(Verdict::ReturnedUnflushed, is_good, script);
+        }
+    }
+}
+
 /// The root is loaded until everything is flushed, on every core, after it was cut off.
 pub(super) fn uprooted<S: Subject>(tally: &mut Tally) {
     let top = S::format().geometry().span(Gpa::new(0), S::format().geometry().root_level());
