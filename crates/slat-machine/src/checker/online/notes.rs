@@ -44,6 +44,7 @@ impl Checker {
         };
         self.find_if(unguarded, Verdict::AnnotationUnguarded);
     }
+
     /// Whether the walk to a page ends in this annotation, or at an entry that somebody is changing.
     fn stands(&self, page: u64, note: u64) -> bool {
         let gpa = page * PAGE_SIZE;
