@@ -42,16 +42,17 @@ impl<T: Tool> DerefMut for ModelWorker<T> {
 /// been met if it lies near and the operation took more than was meant.
 fn on_range(range: GpaRange, progress: &Progress, page: u64, operation: fn(bool) -> Operation) -> Vec<Operation> {
     match history::is_in(range, page) {
-        true if progress.is_done() => [operation(true), Operation::Flushed].into_iter().chain(moved()).collect(),
-        true => [operation(false)].into_iter().chain(moved()).collect(),
-        false if progress.widened => [operation(false)].into_iter().chain(moved()).collect(),
+        true if progress.is_done() => and_moved(operation(true)).into_iter().chain([Operation::Flushed]).collect(),
+        true => and_moved(operation(false)),
+        false if progress.widened => and_moved(operation(false)),
         false => dissolved(),
     }
 }
 
-/// What hardware had noted of what was removed, where it does.
-fn moved() -> Option<Operation> {
-    history::has_hardware_dirty().then_some(Operation::Moved)
+/// The operation, and what becomes of what hardware had noted, where it does.
+fn and_moved(operation: Operation) -> Vec<Operation> {
+    let moved = history::has_hardware_dirty().then_some(Operation::Moved);
+    [operation].into_iter().chain(moved).collect()
 }
 
 /// What may have become of a page of a group of which only others were meant.
@@ -65,7 +66,7 @@ const fn unmapped(meant: bool) -> Operation {
 
 /// A removal that may meet a page.
 fn removed() -> Vec<Operation> {
-    [unmapped(false)].into_iter().chain(moved()).collect()
+    and_moved(unmapped(false))
 }
 
 const fn protected(meant: bool) -> Operation {
@@ -117,10 +118,7 @@ impl<T: Tool> ModelWorker<T> {
 
     pub fn collapse(&mut self, range: GpaRange, how: Collapse, budget: Budget) -> Result<Progress, RangeError> {
         let operation = if how == Collapse::InPlace { Operation::Collapsed } else { Operation::Dropped };
-        history::call(
-            || self.worker.collapse(range, how, budget),
-            |_, _| [operation].into_iter().chain(moved()).collect(),
-        )
+        history::call(|| self.worker.collapse(range, how, budget), |_, _| and_moved(operation))
     }
 
     /// Pages of the slot are pages of the guest here: slots begin at page 0, or the harvest is not explained.

@@ -41,6 +41,7 @@ const ALLOCATIONS: Stage = Stage::new("slat-machine", &["--test", "allocations"]
 const WALKERS: Stage = Stage::new("slat-machine", &["--test", "format"], 60);
 /// The checker's own cases, of formats that have few leaves, and of those where leaves come in sets and sizes double.
 const CASES: Stage = Stage { only: &QUICK, ..Stage::new("slat-machine", &["--test", "verify"], 60) };
+/// The checker's unit tests: the other ones of the machine take longer.
 const MACHINE: Stage = Stage::new("slat-machine", &["--lib", "checker::"], 20);
 const SETS: Stage = Stage { only: &LONG, ..Stage::new("slat-machine", &["--test", "verify"], 180) };
 const VERIFY: Stage = Stage::new("slat-machine", &["--test", "verify"], 900);

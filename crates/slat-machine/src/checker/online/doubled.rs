@@ -32,7 +32,7 @@ impl Checker {
     fn is_any_linked_leaf(&self, (first, end): Piece, is_one: impl Fn(Piece) -> bool) -> bool {
         let is_there = |frame: &Frame| {
             let base = frame.base.get();
-            base < end && first < base + frame.words.len() as u64 * self.discipline.span(frame.level)
+            base < end && first < base + self.discipline.table_span(frame.level)
         };
         let linked = self.frames.iter().filter(|(_, frame)| frame.status == Status::Linked && is_there(frame));
         let mut leaves = linked.flat_map(|(table, frame)| {

@@ -10,13 +10,16 @@ use crate::script::*;
 use crate::subject::{PAGE, Subject};
 use crate::tally::Tally;
 
+/// Bytes of guest addresses that one root table is for.
+fn of_a_root<S: Subject>() -> u64 {
+    S::discipline(CORES).table_span(S::format().geometry().root_level())
+}
+
 /// A flush of leaves while the pointer to their table is cached drops nothing for good: they are read again. Once the pointer
 /// is gone, only a flush of all of them is enough.
 pub(super) fn read_again<S: Subject>(tally: &mut Tally) {
     for word in leaves::<S>(HERE, PAGE) {
-        let (script, ..) = mapped::<S>(word, PAGE);
-        let span = script.span(GPA, BLOCK);
-        drop(script);
+        let span = S::format().geometry().span(Gpa::new(GPA), BLOCK);
         let first = GpaRange::with_len(span.start(), S::size(PAGE)).unwrap();
         let leaves_of = |range| Flush::Leaves { range, level: Hint::Unknown };
         let flushes = [
@@ -57,9 +60,7 @@ pub(super) fn freed_beside_others<S: Subject>(tally: &mut Tally) {
 
 /// A guest's highest addresses are those of the last of several root tables.
 pub(super) fn of_the_last_root<S: Subject>(tally: &mut Tally) {
-    let geometry = S::format().geometry();
-    let top = geometry.span(Gpa::new(0), geometry.root_level()).len() * geometry.entries() as u64;
-    let gpa = GPA + (geometry.root_tables() as u64 - 1) * top;
+    let gpa = GPA + (S::format().geometry().root_tables() as u64 - 1) * of_a_root::<S>();
     for word in writable::<S>(HERE, PAGE) {
         for (flushed, is_good) in [(gpa, true), (GPA, gpa == GPA)] {
             let mut script = Script::<S>::new();
@@ -78,8 +79,7 @@ pub(super) fn of_the_last_root<S: Subject>(tally: &mut Tally) {
 
 /// The root is loaded until everything is flushed, on every core, after it was cut off.
 pub(super) fn uprooted<S: Subject>(tally: &mut Tally) {
-    let top = S::format().geometry().span(Gpa::new(0), S::format().geometry().root_level());
-    let whole = GpaRange::with_len(top.start(), top.len() * S::format().geometry().entries() as u64).unwrap();
+    let whole = GpaRange::with_len(Gpa::new(0), of_a_root::<S>()).unwrap();
     let mut play = |flush, flaw, is_good| {
         let mut script = Script::<S>::new();
         let (root, tables) = (script.root, S::format().geometry().root_tables());
@@ -116,9 +116,7 @@ pub(super) fn filled_anew<S: Subject>(tally: &mut Tally) {
 
 /// Who fills a table anew that is cached has taken it too soon.
 pub(super) fn filled_too_soon<S: Subject>(tally: &mut Tally) {
-    let (script, ..) = mapped::<S>(leaves::<S>(HERE, PAGE).next().unwrap(), PAGE);
-    let span = script.span(GPA, BLOCK);
-    drop(script);
+    let span = S::format().geometry().span(Gpa::new(GPA), BLOCK);
     for (flush, is_good) in [
         (Flush::Tables { range: span }, true),
         (Flush::All, true),
